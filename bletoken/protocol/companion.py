@@ -1,0 +1,145 @@
+"""The companion's side of one connection: from the offer to authenticated statuses. It owns no timer and no retry."""
+
+from typing import Final
+
+from bletoken.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
+from bletoken.protocol import cpace, frames
+from bletoken.protocol.channel import Direction, KeyShare, Opener, Sealer
+from bletoken.protocol.setup_code import Entropy, SetupCode
+from bletoken.protocol.states import Event, Machine, Role, State
+from bletoken.protocol.wire import (
+    SHORT_SID_SIZE,
+    ClearStatus,
+    FirstHead,
+    MessageType,
+    Offer,
+    Request,
+    Status,
+    decode_status,
+    encode_request,
+)
+
+_NOBODY: Final = bytes(SHORT_SID_SIZE)
+
+
+class MethodNotOfferedError(RemoteProtocolError):
+    """The device does not take this kind of setup code.
+
+    Use the QR code of its label.
+    """
+
+    exit_code = 4
+
+
+class CompanionMachine:
+    """One connection to one device. After any error it is dead: connect again and make a new one.
+
+    Args:
+        code: The setup code the person gave; its method is the only one tried.
+        entropy: Fresh random octets.
+    """
+
+    def __init__(self, code: SetupCode, entropy: Entropy) -> None:
+        self._code = code
+        self._entropy = entropy
+        self._machine = Machine(Role.COMPANION, State.START)
+        self._reassembler = frames.Reassembler()
+        self._hello = b""
+        self._offer: Offer | None = None
+        self._sealer: Sealer | None = None
+        self._opener: Opener | None = None
+
+    @property
+    def state(self) -> State:
+        """Where this side stands."""
+        return self._machine.state
+
+    def offer_read(self, hello: bytes) -> Offer:
+        """Take HELLO's value, untrusted, exactly as read.
+
+        Raises:
+            RemoteProtocolError: It is no offer, or offers no method for the code.
+            UnsupportedVersionError: It does not offer our version.
+        """
+        self._machine.require(Event.OFFER_READ)
+        try:
+            offer = Offer.decode(hello)
+            if self._code.method not in offer.shares:
+                raise MethodNotOfferedError(f"the device takes no {self._code.method.name} code")
+        except ProtocolError:
+            self._machine.advance(Event.OFFER_REFUSED)
+            raise
+        self._hello, self._offer = hello, offer
+        self._machine.advance(Event.OFFER_READ)
+        return offer
+
+    def first_message(self, request: Request) -> bytes:
+        """The message that proves the code and asks for something, once per connection.
+
+        Raises:
+            RemoteProtocolError: The device's share has low order.
+        """
+        self._machine.require(Event.FIRST_SENT)
+        if self._offer is None:
+            raise LocalProtocolError("there is no offer")
+        sid, ya = self._offer.sid, self._offer.shares[self._code.method]
+        mine = KeyShare.make(self._code, sid, self._entropy(cpace.SHARE_SIZE))
+        head = FirstHead(self._code.method, sid, mine.public).encode()
+        key = mine.agree(sid, peer=ya, ya=ya, hello=self._hello, yb=mine.public, head=head)
+        self._sealer = Sealer(key, sid, Direction.TO_DEVICE)
+        self._opener = Opener(key, sid, Direction.TO_COMPANION, gaps=True)
+        message = self._sealer.seal_first(head, encode_request(request))
+        self._machine.advance(Event.FIRST_SENT)
+        return message
+
+    def request(self, request: Request) -> tuple[int, bytes]:
+        """The counter and octets of a further request."""
+        self._machine.require(Event.REQUEST_SENT)
+        if self._sealer is None:
+            raise LocalProtocolError("there is no session")
+        counter = self._sealer.next_counter
+        message = self._sealer.seal(encode_request(request))
+        self._machine.advance(Event.REQUEST_SENT)
+        return counter, message
+
+    def frame_received(self, frame: bytes, now: float) -> Status | ClearStatus | None:
+        """Take one notification, untrusted.
+
+        Returns:
+            An authentic status; a clear status for us, which is no more than a hint and only given while nothing
+            authentic was heard; None while the message goes on, and for messages to others.
+
+        Raises:
+            RemoteProtocolError: A message to us is not authentic, or the frames are out of order.
+        """
+        try:
+            message = self._reassembler.receive(frame, now)
+            return None if message is None else self._message_received(message)
+        except ProtocolError:
+            if self._machine.allows(Event.STATUS_REFUSED):
+                self._machine.advance(Event.STATUS_REFUSED)
+            raise
+
+    def _message_received(self, message: bytes) -> Status | ClearStatus | None:
+        if self._offer is None or self._opener is None:
+            return None
+        # Some stacks notify every subscriber, so messages to others arrive here too.
+        recipient = message[1 : 1 + SHORT_SID_SIZE]
+        mine = self._offer.sid[:SHORT_SID_SIZE]
+        if message[0] == MessageType.CLEAR_STATUS and recipient in (mine, _NOBODY):
+            clear = ClearStatus.decode(message)
+            secured = self._machine.state is State.SECURED
+            self._machine.advance(Event.CLEAR_STATUS)
+            return None if secured else clear
+        if message[0] == MessageType.SEALED and recipient == mine:
+            _, payload = self._opener.open(message)
+            status = decode_status(payload)
+            self._machine.advance(Event.STATUS_OPENED)
+            return status
+        return None
+
+    def ended(self, *, timed_out: bool = False) -> None:
+        """The connection is gone, or nobody waits for it any longer."""
+        event = Event.TIMED_OUT if timed_out else Event.DISCONNECTED
+        if self._machine.allows(event):
+            self._machine.advance(event)
