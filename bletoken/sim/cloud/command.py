@@ -1,0 +1,105 @@
+"""`bletoken-sim cloud`: the local MODE as a program; heavy libraries are imported only when it runs."""
+
+import argparse
+import asyncio
+import json
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from bletoken.errors import UsageError
+
+if TYPE_CHECKING:
+    from bletoken.sim.cloud.settings import Settings
+
+DESCRIPTION = """\
+Runs a local MODE for tests and for your desk. It prints its URL, and runs until it is interrupted.
+Everything in it is made up; its database is not protected."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options to its parser."""
+    parser.description = DESCRIPTION
+    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument("--db", type=Path, metavar="FILE", help="database file (default: in memory)")
+    parser.add_argument("--settings", type=Path, metavar="FILE", help="JSON object with settings")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        dest="assignments",
+        help="a setting, for instance token_lifetime_s=60 or token_used=409:TOKEN_USED; repeatable, wins over the file",
+    )
+    parser.add_argument(
+        "--seed", action="store_true", help="make a demo project, device class, user and home, and print them"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the local MODE until SIGINT or SIGTERM.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        UsageError: An option or setting is not usable.
+        StorageError: The database cannot be used.
+    """
+    return asyncio.run(_serve(args, _settings(args)))
+
+
+async def _serve(args: argparse.Namespace, settings: "Settings") -> int:
+    from bletoken.sim.cloud.admin import plant
+    from bletoken.sim.cloud.server import serve
+    from bletoken.sim.cloud.store import Seed
+
+    loop = asyncio.get_running_loop()
+    stop = asyncio.Event()
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(stop.set)
+
+    # Not the loop's own handlers: Windows has none.
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        async with serve(settings, db=args.db, host=args.host, port=args.port) as server:
+            seed = plant(server.store, Seed(), settings, now_ns=time.time_ns()) if args.seed else None
+            _announce(server.url, seed, as_json=args.json)
+            await stop.wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return 0
+
+
+def _announce(url: str, seed: Mapping[str, Any] | None, *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps({"event": "listening", "url": url, "seed": seed}), flush=True)
+        return
+    lines = [url, *(f"  {name}: {value}" for name, value in (seed or {}).items())]
+    print("\n".join(lines), flush=True)
+
+
+def _settings(args: argparse.Namespace) -> "Settings":
+    from bletoken.sim.cloud.settings import Settings
+
+    values: dict[str, Any] = {}
+    if args.settings is not None:
+        try:
+            values = json.loads(args.settings.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as e:
+            raise UsageError(f"cannot read the settings in {args.settings}: {e}") from e
+        if not isinstance(values, dict):
+            raise UsageError(f"{args.settings} is not a JSON object")
+    for assignment in args.assignments:
+        name, equals, value = assignment.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes NAME=VALUE, not {assignment!r}")
+        values[name] = value
+    return Settings.load(values)

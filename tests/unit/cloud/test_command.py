@@ -1,0 +1,183 @@
+import argparse
+import asyncio
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from unit.cloud.world import until
+from websockets.asyncio.client import connect
+
+from bletoken.errors import StorageError, UsageError
+from bletoken.sim.cloud import command
+from bletoken.sim.cloud.server import serve
+
+PROGRAM = """
+import argparse, sys
+from bletoken.sim.cloud import command
+parser = argparse.ArgumentParser()
+command.add_arguments(parser)
+sys.exit(command.run(parser.parse_args()))
+"""
+
+
+@contextmanager
+def started(*arguments: str) -> Iterator[tuple["subprocess.Popen[str]", str]]:
+    """The program, and the first line that it prints."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", PROGRAM, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout
+        yield process, process.stdout.readline()
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate()
+
+
+def parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    return parser.parse_args(arguments)
+
+
+def test_what_is_redeemed_survives_being_killed(tmp_path: Path) -> None:
+    db = str(tmp_path / "mode.db")
+    with started("--json", "--seed", "--db", db) as (process, line):
+        seed, url = json.loads(line)["seed"], json.loads(line)["url"]
+        user = {"Authorization": f"ModeCloud {seed['userKey']}"}
+        path = f"/homes/{seed['homeId']}/deviceProvisioning"
+        with httpx.Client(base_url=url, trust_env=False) as client:
+            tokens = [
+                client.post(path, json={"deviceClass": seed["deviceClass"]}, headers=user).json()["token"]
+                for _ in range(2)
+            ]
+            device = client.post("/devices", json={"token": tokens[0]}).json()
+        process.kill()
+        process.wait()
+    with (
+        started("--json", "--seed", "--db", db) as (process, line),
+        httpx.Client(base_url=json.loads(line)["url"], trust_env=False) as client,
+    ):
+        again = json.loads(line)["seed"]
+        assert {k: v for k, v in again.items() if k != "userKey"} == {k: v for k, v in seed.items() if k != "userKey"}
+        own_key = {"Authorization": f"ModeCloud {device['apiKey']}"}
+        assert client.get("/auth", headers=own_key).json()["deviceId"] == device["id"]
+        assert client.get(f"/devices/{device['id']}", headers=user).status_code == 200
+        assert client.post("/devices", json={"token": tokens[0]}).status_code == 403
+        assert client.post("/devices", json={"token": tokens[1]}).json()["id"] == device["id"] + 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send a program these signals")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_signal_stops_it_cleanly_in_the_middle_of_everything(number: signal.Signals) -> None:
+    with started("--seed", "--set", "timestamp_digits=0") as (process, line):
+        url = line.strip()
+        assert process.stdout
+        key = next(text.split()[1] for text in process.stdout if "userKey" in text)
+        async with (
+            httpx.AsyncClient(base_url=url, trust_env=False) as client,
+            connect(f"{url.replace('http', 'ws')}/userSession/websocket?authToken={key}", proxy=None) as socket,
+        ):
+            await client.put("/_sim/faults", json={"GET /auth": {"hold": "after"}, "POST /devices": {"delay_s": 3600}})
+            waiting = [
+                asyncio.create_task(client.get("/auth", timeout=60)),
+                asyncio.create_task(client.post("/devices", timeout=60)),
+            ]
+
+            async def both_wait() -> bool:
+                return sum(r["fault"] is not None for r in (await client.get("/_sim/requests")).json()) == 2
+
+            await until(both_wait)
+            process.send_signal(number)
+            await socket.wait_closed()
+            outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+            assert all(isinstance(outcome, httpx.TransportError) for outcome in outcomes)
+        _, errors = await asyncio.to_thread(process.communicate)
+        assert (process.returncode, errors) == (0, "")
+
+
+async def test_a_test_that_fails_inside_fails_with_its_own_error() -> None:
+    with pytest.raises(KeyError):
+        async with serve():
+            raise KeyError
+
+
+async def test_servers_in_one_loop_do_not_share_anything() -> None:
+    async with serve() as one, serve() as other, httpx.AsyncClient(trust_env=False) as client:
+        assert one.url != other.url
+        await client.get(f"{one.url}/auth")
+        assert (len(one.log.requests()), len(other.log.requests())) == (1, 0)
+
+
+async def test_a_server_is_gone_after_its_context() -> None:
+    async with serve() as server:
+        pass
+    async with httpx.AsyncClient(trust_env=False) as client:
+        with pytest.raises(httpx.ConnectError):
+            await client.get(f"{server.url}/auth")
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.com", ""])
+def test_it_listens_on_this_machine_only(host: str) -> None:
+    with pytest.raises(UsageError, match="this machine only"):
+        command.run(parsed("--host", host))
+
+
+async def test_a_port_in_use_is_an_error_in_words() -> None:
+    async with serve() as server:
+        port = int(server.url.rpartition(":")[2])
+        with pytest.raises(UsageError, match=str(port)):
+            async with serve(port=port):
+                pass
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--set", "token_length"],
+        ["--set", "token_length=1"],
+        ["--set", "nonsense=1"],
+        ["--settings", "/nowhere/settings.json"],
+        ["--port", "99999"],
+    ],
+)
+def test_unusable_options_are_refused(arguments: list[str]) -> None:
+    with pytest.raises(UsageError):
+        command.run(parsed(*arguments))
+
+
+def test_a_settings_file_is_read_and_overruled_by_set(tmp_path: Path) -> None:
+    path = tmp_path / "settings.json"
+    path.write_text('{"token_length": 60, "redeem_status": 200}')
+    settings: Any = command._settings(parsed("--settings", str(path), "--set", "token_length=61"))
+    assert (settings.token_length, settings.redeem_status) == (61, 200)
+    path.write_text("[]")
+    with pytest.raises(UsageError):
+        command._settings(parsed("--settings", str(path)))
+
+
+def test_an_unusable_database_is_an_error_in_words(tmp_path: Path) -> None:
+    with pytest.raises(StorageError):
+        command.run(parsed("--db", str(tmp_path)))
+
+
+def test_its_help_imports_nothing_heavy() -> None:
+    code = (
+        "import argparse, sys; from bletoken.sim.cloud import command;"
+        "command.add_arguments(argparse.ArgumentParser());"
+        "heavy = {'uvicorn', 'starlette', 'sqlite3', 'websockets', 'httpx', 'h11', 'anyio'} & sys.modules.keys();"
+        "sys.exit(', '.join(heavy) or 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,63 @@
+"""A running local MODE with a seeded home, as the tests use it."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import httpx
+
+from bletoken.sim.cloud.server import CloudServer
+
+
+@dataclass
+class World:
+    server: CloudServer
+    client: httpx.AsyncClient
+    """Sends no key by itself."""
+    seed: dict[str, Any]
+
+    @property
+    def user(self) -> dict[str, str]:
+        return key_header(self.seed["userKey"])
+
+    @property
+    def provisioning_path(self) -> str:
+        return f"/homes/{self.seed['homeId']}/deviceProvisioning"
+
+    @property
+    def socket_url(self) -> str:
+        return f"{self.server.url.replace('http', 'ws')}/userSession/websocket"
+
+    async def token(self, **parameters: str) -> str:
+        body = {"deviceClass": self.seed["deviceClass"], **parameters}
+        answer = await self.client.post(self.provisioning_path, json=body, headers=self.user)
+        token = answer.raise_for_status().json()["token"]
+        assert isinstance(token, str)
+        return token
+
+    async def device(self, **parameters: str) -> dict[str, Any]:
+        answer = await self.client.post("/devices", json={"token": await self.token(**parameters)})
+        device = answer.raise_for_status().json()
+        assert isinstance(device, dict)
+        return device
+
+    async def stranger(self) -> "World":
+        """The same MODE as a user sees it who shares no home with the first."""
+        wish = {"email": "stranger@example.com", "homeName": "Elsewhere"}
+        answer = await self.client.post("/_sim/seed", json=wish)
+        return World(self.server, self.client, answer.raise_for_status().json())
+
+
+class StartWorld(Protocol):
+    async def __call__(self, **options: object) -> World: ...
+
+
+def key_header(key: str) -> dict[str, str]:
+    return {"Authorization": f"ModeCloud {key}"}
+
+
+async def until(condition: Callable[[], Awaitable[bool]]) -> None:
+    async with asyncio.timeout(30):
+        while not await condition():  # noqa: ASYNC110 - there is no event for what is seen over HTTP
+            await asyncio.sleep(0.001)
