@@ -272,7 +272,7 @@ class TokenRefusedError(HandoffError):
 class DeviceOfflineError(HandoffError):
     """The device cannot reach MODE.
 
-    Check the device's own network connection, then try again; the token was not used.
+    Check the device's own network connection, then try again with a new token; this one was not used.
     """
 
     exit_code = 7
@@ -303,6 +303,24 @@ class AlreadyProvisionedError(HandoffError):
     """
 
     exit_code = 11
+
+
+class DeviceRemovedError(HandoffError):
+    """MODE does not accept the device's key any more: the device was removed.
+
+    Run `bletoken-peripheral reset` on the device, then try again.
+    """
+
+    exit_code = 21
+
+
+class NotInHomeError(HandoffError):
+    """The device says that it is provisioned, but MODE does not list it in the home.
+
+    Look in the home again in a moment; if the device stays away, reset it and try again.
+    """
+
+    exit_code = 22
 
 
 class DeviceStorageError(HandoffError):

@@ -42,6 +42,8 @@ class UInt:
 
     def check(self, value: object) -> int:
         """See `Kind.check`."""
+        if isinstance(value, enum.IntEnum):
+            value = int(value)
         if type(value) is not int or not 0 <= value < 2**self.bits:
             raise ValueError(f"not an unsigned integer of {self.bits} bit")
         return value
@@ -69,7 +71,10 @@ class Text:
 
     def check(self, value: object) -> str:
         """See `Kind.check`."""
-        if type(value) is not str or len(value.encode("utf-8", "surrogatepass")) > self.longest:
+        # A lone surrogate, which JSON can smuggle in, has no UTF-8; the error must not repeat the text.
+        if type(value) is not str or any("\ud800" <= c <= "\udfff" for c in value):
+            raise ValueError("not a text")
+        if len(value.encode()) > self.longest:
             raise ValueError(f"not a text of at most {self.longest} octets")
         if self.ascii_only and not (value and all("!" <= c <= "~" for c in value)):
             raise ValueError("not printable ASCII without spaces")
@@ -84,7 +89,7 @@ class OneOf:
 
     def check(self, value: object) -> enum.IntEnum:
         """See `Kind.check`."""
-        return self.members(UInt(16).check(int(value) if isinstance(value, enum.IntEnum) else value))
+        return self.members(UInt(16).check(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,7 +85,11 @@ class CompanionMachine:
         sid, ya = self._offer.sid, self._offer.shares[self._code.method]
         mine = KeyShare.make(self._code, sid, self._entropy(cpace.SHARE_SIZE))
         head = FirstHead(self._code.method, sid, mine.public).encode()
-        key = mine.agree(sid, peer=ya, ya=ya, hello=self._hello, yb=mine.public, head=head)
+        try:
+            key = mine.agree(sid, peer=ya, ya=ya, hello=self._hello, yb=mine.public, head=head)
+        except RemoteProtocolError:
+            self._machine.advance(Event.OFFER_REFUSED)
+            raise
         self._sealer = Sealer(key, sid, Direction.TO_DEVICE)
         self._opener = Opener(key, sid, Direction.TO_COMPANION, gaps=True)
         message = self._sealer.seal_first(head, encode_request(request))
@@ -107,7 +111,7 @@ class CompanionMachine:
 
         Returns:
             An authentic status; a clear status for us, which is no more than a hint and only given while nothing
-            authentic was heard; None while the message goes on, and for messages to others.
+            authentic was heard; None while the message goes on, for messages to others, and when this side is dead.
 
         Raises:
             RemoteProtocolError: A message to us is not authentic, or the frames are out of order.
@@ -115,22 +119,24 @@ class CompanionMachine:
         try:
             message = self._reassembler.receive(frame, now)
             return None if message is None else self._message_received(message)
-        except ProtocolError:
-            if self._machine.allows(Event.STATUS_REFUSED):
-                self._machine.advance(Event.STATUS_REFUSED)
+        except RemoteProtocolError:
+            if not self._machine.allows(Event.STATUS_REFUSED):
+                # Nothing was asked yet, or the end was told already: this was for somebody else.
+                return None
+            self._machine.advance(Event.STATUS_REFUSED)
             raise
 
     def _message_received(self, message: bytes) -> Status | ClearStatus | None:
-        if self._offer is None or self._opener is None:
+        if self._offer is None or self._opener is None or self._machine.state is State.DEAD:
             return None
         # Some stacks notify every subscriber, so messages to others arrive here too.
         recipient = message[1 : 1 + SHORT_SID_SIZE]
         mine = self._offer.sid[:SHORT_SID_SIZE]
         if message[0] == MessageType.CLEAR_STATUS and recipient in (mine, _NOBODY):
-            clear = ClearStatus.decode(message)
-            secured = self._machine.state is State.SECURED
+            # Not even a malformed one may end a session that is proved.
+            clear = None if self._machine.state is State.SECURED else ClearStatus.decode(message)
             self._machine.advance(Event.CLEAR_STATUS)
-            return None if secured else clear
+            return clear
         if message[0] == MessageType.SEALED and recipient == mine:
             _, payload = self._opener.open(message)
             status = decode_status(payload)

@@ -106,6 +106,7 @@ class _Connection:
         self.offers: dict[bytes, _LiveOffer] = {}
         self.sessions: dict[bytes, _Session] = {}
         self.drop_at: float | None = now + AUTHENTICATION_TIMEOUT_S if limit == 1 else None
+        self.drop_at_latest = now + AUTHENTICATION_TIMEOUT_S + frames.MESSAGE_TIMEOUT_S
 
 
 class DeviceMachine:
@@ -188,7 +189,7 @@ class DeviceMachine:
     def frame_refused(self, peer: str, error: RemoteProtocolError) -> list[Output]:
         """The clear status that follows a frame which `frame_received` refused."""
         code = ClearCode.TOO_LARGE if isinstance(error, frames.MessageTooLargeError) else ClearCode.MALFORMED
-        return [self._clear(peer, code)]
+        return [self._clear(peer, code, self._sid_of(peer))]
 
     def message_received(self, peer: str, message: bytes, now: float) -> list[Output]:
         """Take one whole message; never raises for anything a peer can send."""
@@ -196,7 +197,7 @@ class DeviceMachine:
         if connection is None or connection.machine.state is State.DEAD:
             return []
         try:
-            match message[0]:
+            match message[0] if message else None:
                 case MessageType.FIRST:
                     return self._first_received(peer, connection, message, now)
                 case MessageType.SEALED:
@@ -206,9 +207,9 @@ class DeviceMachine:
                 case _:
                     raise RemoteProtocolError("a message of an unknown type")
         except UnsupportedVersionError:
-            return [self._clear(peer, ClearCode.UNSUPPORTED_VERSION)]
+            return [self._clear(peer, ClearCode.UNSUPPORTED_VERSION, self._sid_of(peer))]
         except RemoteProtocolError:
-            return [self._clear(peer, ClearCode.MALFORMED)]
+            return [self._clear(peer, ClearCode.MALFORMED, self._sid_of(peer))]
 
     # What the device tells -------------------------------------------------------------------------------------------
 
@@ -253,9 +254,9 @@ class DeviceMachine:
             deadline = connection.reassembler.deadline
             if connection.drop_at is None or now < connection.drop_at:
                 continue
-            if deadline is not None and now < deadline:
-                # It is making progress; slow is no crime.
-                connection.drop_at = deadline
+            if deadline is not None and now < min(deadline, connection.drop_at_latest):
+                # It is making progress; slow is no crime, but beginning anew again and again is no progress.
+                connection.drop_at = min(deadline, connection.drop_at_latest)
                 continue
             connection.drop_at = None
             connection.machine.advance(Event.TIMED_OUT)
@@ -269,6 +270,13 @@ class DeviceMachine:
         if connection is None:
             raise RemoteProtocolError("the peer is not connected")
         return connection
+
+    def _sid_of(self, peer: str) -> bytes:
+        """Whom a status answers that no sid came for. One with no sid is taken by every companion that hears it."""
+        connection = self._connections.get(peer)
+        if connection is None or connection.limit > 1:
+            return bytes(SID_SIZE)
+        return next(reversed(connection.sessions), self._current(connection).sid)
 
     @staticmethod
     def _current(connection: _Connection) -> _LiveOffer:
@@ -335,8 +343,9 @@ class DeviceMachine:
         try:
             counter, payload = session.opener.open(message)
         except NotAuthenticError:
-            del connection.sessions[head.short_sid]
-            if not connection.sessions:
+            # Where all companions look like one, a stranger who has heard the sid could end the session this way.
+            if connection.limit == 1:
+                del connection.sessions[head.short_sid]
                 connection.machine.advance(Event.REQUEST_REFUSED)
             return [self._clear(peer, ClearCode.NOT_AUTHENTIC, head.short_sid)]
         connection.machine.advance(Event.REQUEST_OPENED)
@@ -347,7 +356,8 @@ class DeviceMachine:
             request = decode_request(payload)
         except ProtocolError:
             return self.send(session_id, Failed(re=counter, code=FailureCode.REQUEST_INVALID))
-        refused = refusal(action_of(request), self._state, session.method)
+        action = action_of(request)
+        refused = refusal(action, self._state, session.method) if action in self._actions else FailureCode.NOT_ALLOWED
         if refused is not None:
             return self.send(session_id, Failed(re=counter, code=refused))
         return [Requested(session_id, counter, request)]

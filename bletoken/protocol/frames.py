@@ -17,13 +17,15 @@ LARGEST_FRAME: Final = 508
 LARGEST_MESSAGE: Final = 4096
 """Octets of the largest message."""
 
+MESSAGE_TIMEOUT_S: Final = 60
+"""The longest that one message may take."""
+
 _FIRST: Final = 0x80
 _LAST: Final = 0x40
 _COUNT: Final = 0x3F
 _ATT_HEADER: Final = 3
 
 _FRAME_TIMEOUT_S: Final = 10
-_MESSAGE_TIMEOUT_S: Final = 60
 
 
 def frame_size(mtu: int | None) -> int:
@@ -122,4 +124,4 @@ class Reassembler:
         """When the message in progress must have gone on, in the clock of `receive`; None when there is none."""
         if self._began_at is None:
             return None
-        return min(self._last_at + _FRAME_TIMEOUT_S, self._began_at + _MESSAGE_TIMEOUT_S)
+        return min(self._last_at + _FRAME_TIMEOUT_S, self._began_at + MESSAGE_TIMEOUT_S)

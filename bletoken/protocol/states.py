@@ -76,10 +76,14 @@ TRANSITIONS: Final[Mapping[Role, Mapping[State, Mapping[Event, State]]]] = {
         State.START: {
             Event.OFFER_READ: State.OFFERED,
             Event.OFFER_REFUSED: State.DEAD,
+            Event.TIMED_OUT: State.DEAD,
             Event.DISCONNECTED: State.DEAD,
         },
         State.OFFERED: {
             Event.FIRST_SENT: State.WAITING,
+            # The offer's share turns out to have low order when the first message is made.
+            Event.OFFER_REFUSED: State.DEAD,
+            Event.TIMED_OUT: State.DEAD,
             Event.DISCONNECTED: State.DEAD,
         },
         State.WAITING: {

@@ -1,0 +1,136 @@
+"""What the command lines have in common: printable text, errors with advice, JSON lines, signals."""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import logging
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Final, TextIO
+
+from bletoken.errors import BletokenError, UsageError
+
+
+class UnexpectedError(BletokenError):
+    """Something that should not happen happened.
+
+    Run it again with --verbose, and report what it shows.
+    """
+
+
+LONGEST_SHOWN: Final = 64
+"""Characters of a string from the radio or the cloud that reach a screen."""
+
+EXIT_INTERRUPTED: Final = 130
+"""The exit code after Ctrl-C."""
+
+
+def printable(text: str, longest: int = LONGEST_SHOWN) -> str:
+    """Untrusted text as it may be shown: printable characters only, on one line, bounded."""
+    shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: longest + 1])
+    return shown if len(shown) <= longest else shown[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+def say(text: str) -> None:
+    """Print a line at once, whatever the terminal can encode."""
+    _write(sys.stdout, text)
+
+
+def say_json(content: dict[str, object]) -> None:
+    """Print one JSON object on one line at once."""
+    _write(sys.stdout, json.dumps(content, ensure_ascii=True))
+
+
+def complain(text: str) -> None:
+    """Print a line to standard error."""
+    _write(sys.stderr, text)
+
+
+def _write(stream: TextIO, text: str) -> None:
+    encoding = stream.encoding or "ascii"
+    stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
+    stream.flush()
+
+
+def parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser in the house's manner."""
+    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+
+
+def refuse_secrets(argv: list[str]) -> None:
+    """Refuse a setup code on the command line: every user of the machine could read it there.
+
+    Raises:
+        UsageError: There is one. The message does not repeat it.
+    """
+    if any("BLETOKEN1:" in argument.upper() for argument in argv):
+        raise UsageError("a setup code on the command line can be seen by others; give it in a file or at the prompt")
+
+
+def run_command(command: Callable[[], int], *, as_json: bool, verbose: bool = False) -> int:
+    """Run a command and turn what it raises into a message and an exit code.
+
+    Args:
+        command: Returns the exit code.
+        as_json: Whether errors are JSON objects on standard output instead of lines on standard error.
+        verbose: Whether log records are shown.
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        return command()
+    except BletokenError as error:
+        return _report_error(error, as_json=as_json)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read our output has gone; there is nobody to tell.
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        # A traceback can quote what it should not, so it is shown on request only.
+        logging.getLogger(__name__).debug("unexpected error", exc_info=True)
+        return _report_error(UnexpectedError(f"unexpected {type(error).__name__}"), as_json=as_json)
+
+
+def _report_error(error: BletokenError, *, as_json: bool) -> int:
+    if as_json:
+        say_json(error_object(error))
+    else:
+        complain(f"Error: {printable(str(error), 500)}")
+        complain(error.advice)
+    return error.exit_code
+
+
+def error_object(error: BletokenError) -> dict[str, object]:
+    """An error for machines."""
+    return {
+        "ok": False,
+        "error": type(error).__name__.removesuffix("Error"),
+        "message": printable(str(error), 500),
+        "advice": error.advice,
+        "exit_code": error.exit_code,
+    }
+
+
+async def until_signalled(work: Awaitable[None]) -> None:
+    """Await something; SIGTERM and SIGINT cancel it and end quietly. A second signal cancels its cleaning up too."""
+    task = asyncio.ensure_future(work)
+    loop = asyncio.get_running_loop()
+    signalled = False
+
+    def stop() -> None:
+        nonlocal signalled
+        signalled = True
+        task.cancel()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        # Windows has no such handlers; there Ctrl-C arrives as KeyboardInterrupt.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not signalled:
+            raise

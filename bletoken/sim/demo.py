@@ -1,0 +1,276 @@
+"""`bletoken-sim demo`: one whole hand-off between separate programs, and checks of what came of it.
+
+It starts the two sides by their command names, as a person would, and imports neither.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import stat
+import sys
+import tempfile
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bletoken import console
+from bletoken.errors import BletokenError
+
+_START_TIMEOUT_S: Final = 60
+_HANDOFF_TIMEOUT_S: Final = 120
+_STOP_TIMEOUT_S: Final = 20
+
+
+class DemoFailedError(BletokenError):
+    """The demo did not come out as it should.
+
+    Please report it, with the output above.
+    """
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add this command's options to its parser."""
+    parser.add_argument("--json", action="store_true", help="one JSON object a line, the result last")
+    parser.add_argument(
+        "--mtu", type=int, default=247, help="the ATT MTU of the link, 23 to 517 (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--token-octets", type=int, default=120, help="the length of MODE's tokens (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="where state and logs go, a folder that does not exist yet (default: a fresh one)"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the demo.
+
+    Returns:
+        The exit code: 0 when everything was seen to happen.
+
+    Raises:
+        DemoFailedError: Something did not happen.
+    """
+    return asyncio.run(_run(args))
+
+
+async def _run(args: argparse.Namespace) -> int:
+    began_at = time.monotonic()
+    tell = _Teller(as_json=args.json)
+    if args.folder is None:
+        folder = Path(tempfile.mkdtemp(prefix="bletoken-demo-"))
+    else:
+        folder = args.folder.absolute()
+        folder.mkdir(mode=0o700, parents=True)
+    async with contextlib.AsyncExitStack() as stack:
+        cloud = await stack.enter_async_context(_program(tell, "MODE", _cloud(args, folder)))
+        air = await stack.enter_async_context(_program(tell, "air", _air(folder)))
+        mode = await cloud.expect("listening")
+        radio = await air.expect("listening")
+        seed = mode["seed"]
+        _prepare(folder, mode_url=mode["url"], radio=radio["radio"], seed=seed)
+        await _finish(tell, "device", "bletoken-peripheral", "init", "--json", *_config(folder))
+        await _finish(tell, "device", "bletoken-peripheral", "label", "--png", f"{folder}/label.png", *_config(folder))
+        peripheral = await stack.enter_async_context(
+            _program(tell, "device", ["bletoken-peripheral", "run", "--json", *_config(folder)])
+        )
+        await peripheral.expect("advertising")
+        set_up_s = time.monotonic() - began_at
+        companion = await stack.enter_async_context(
+            _program(tell, "companion", _provision(args, folder, mode["url"], radio["radio"], seed))
+        )
+        result = await companion.result()
+        if not result.get("ok"):
+            raise DemoFailedError(f"the companion failed: {result.get('message', 'no message')}")
+        await peripheral.expect("provisioned")
+        checked = await _check(folder, mode["url"], seed, result)
+        att_requests = await _att_requests(radio["control"])
+    phases = {"set_up": round(set_up_s, 4), **result["elapsed_s"]}
+    summary = {
+        "ok": True,
+        "device_id": result["device_id"],
+        "home_id": result["home_id"],
+        "event": result["event"],
+        "credentials": str(checked),
+        "att_requests": att_requests,
+        "elapsed_s": phases,
+    }
+    if args.json:
+        console.say_json(summary)
+    else:
+        console.say(
+            f"\nDevice {result['device_id']} is in home {result['home_id']}, its event {result['event']!r} came,"
+            f" and MODE accepts its key.\nThe token took {att_requests} ATT requests (subscribe, read, write) and"
+            f" {phases['total']:.2f} s from the first advert sought to the device in the home.\n"
+            f"Its credentials are in {checked}"
+        )
+    return 0
+
+
+def _cloud(args: argparse.Namespace, folder: Path) -> list[str]:
+    settings = ["--set", f"token_length={args.token_octets}"]
+    return ["bletoken-sim", "cloud", "--json", "--seed", "--db", f"{folder}/mode.sqlite", *settings]
+
+
+def _air(folder: Path) -> list[str]:
+    return ["bletoken-sim", "air", "--json", "--btsnoop", f"{folder}/air.btsnoop"]
+
+
+def _config(folder: Path) -> list[str]:
+    return ["--config", f"{folder}/peripheral.toml"]
+
+
+def _provision(args: argparse.Namespace, folder: Path, mode_url: str, radio: str, seed: Mapping[str, Any]) -> list[str]:
+    return [
+        *("bletoken-central", "provision", "--json"),
+        *("--radio", f"{radio}?mtu={args.mtu}"),
+        *("--mode-url", mode_url),
+        *("--session-key-file", f"{folder}/session-key"),
+        *("--home", str(seed["homeId"])),
+        *("--class", str(seed["deviceClass"])),
+        *("--qr", f"{folder}/label.png"),
+    ]
+
+
+def _prepare(folder: Path, *, mode_url: str, radio: str, seed: Mapping[str, Any]) -> None:
+    # JSON strings are TOML strings, whatever is in the path.
+    (folder / "peripheral.toml").write_text(
+        f'device_class = {json.dumps(seed["deviceClass"])}\nstate = "state"\n'
+        f"mode_url = {json.dumps(mode_url)}\nradio = {json.dumps(radio)}\n",
+        encoding="utf-8",
+    )
+    secret = os.open(folder / "session-key", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(secret, "w", encoding="utf-8") as file:
+        file.write(seed["userKey"])
+
+
+async def _check(folder: Path, mode_url: str, seed: Mapping[str, Any], result: Mapping[str, Any]) -> Path:
+    """See for ourselves what the two programs say."""
+    from bletoken.mode.device_api import DeviceApi
+    from bletoken.mode.user_api import UserApi
+
+    path = folder / "state" / "credentials.json"
+    mode = stat.S_IMODE(path.stat().st_mode)
+    credentials = json.loads(path.read_text(encoding="utf-8"))
+    async with DeviceApi(mode_url) as api:
+        identity = await api.identity(credentials["api_key"])
+    async with UserApi(mode_url, seed["userKey"]) as user:
+        listed = [device.id for device in await user.devices(seed["homeId"])]
+    for holds, what in (
+        (mode == 0o600, f"{path} has mode {mode:o}"),
+        (credentials["device_id"] == result["device_id"], "the device and the companion tell different ids"),
+        (identity.type == "device" and identity.device_id == result["device_id"], "MODE does not accept the key"),
+        (listed == [result["device_id"]], f"the home has the devices {listed}"),
+        (result["event"], "the device's event did not arrive"),
+    ):
+        if not holds:
+            raise DemoFailedError(what)
+    return path
+
+
+async def _att_requests(control: str) -> int:
+    from bletoken.protocol.wire import TOKEN_UUID
+    from bletoken.sim.air.att_log import handoff_requests
+    from bletoken.sim.air.control import AirControl
+
+    stats = await AirControl(control).stats()
+    return handoff_requests(stats.connections[-1].log, TOKEN_UUID)
+
+
+# Programs -----------------------------------------------------------------------------------------------------------
+
+
+class _Teller:
+    """Shows what the programs say, as it comes."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def tell(self, who: str, said: Mapping[str, Any]) -> None:
+        if self._as_json:
+            console.say_json({"who": who, **{k: v for k, v in said.items() if k != "seed"}})
+            return
+        words = said.get("step") or said.get("event") or ("done" if said.get("ok") else said.get("message", ""))
+        detail = said.get("detail") or said.get("url") or said.get("radio") or ""
+        device = f"device {said['device_id']}" if said.get("device_id") else ""
+        rest = ", ".join(part for part in (device, str(detail)) if part)
+        console.say(f"{who:>10} | {str(words).replace('_', ' ')}{': ' if rest else ''}{rest}")
+
+
+@dataclass
+class _Program:
+    """A program that prints JSON objects."""
+
+    who: str
+    process: asyncio.subprocess.Process
+    tell: _Teller
+
+    async def expect(self, word: str) -> dict[str, Any]:
+        """Wait until the program says so."""
+        async with asyncio.timeout(_START_TIMEOUT_S):
+            while (said := await self._next()) is not None:
+                if word in (said.get("event"), said.get("step")):
+                    return said
+        raise DemoFailedError(f"the {self.who} ended before it was {word}")
+
+    async def result(self) -> dict[str, Any]:
+        """Wait for the program's end; its last word is the result."""
+        last: dict[str, Any] = {}
+        async with asyncio.timeout(_HANDOFF_TIMEOUT_S):
+            while (said := await self._next()) is not None:
+                last = said
+            await self.process.wait()
+        return last
+
+    async def _next(self) -> dict[str, Any] | None:
+        assert self.process.stdout is not None, "started with a pipe"
+        line = await self.process.stdout.readline()
+        if not line:
+            return None
+        said: dict[str, Any] = json.loads(line)
+        self.tell.tell(self.who, said)
+        return said
+
+
+@contextlib.asynccontextmanager
+async def _program(tell: _Teller, who: str, command: list[str]) -> AsyncIterator[_Program]:
+    """Run a program while inside; it is asked to stop in the end, and made to where it does not."""
+    process = await asyncio.create_subprocess_exec(
+        _path_of(command[0]),
+        *command[1:],
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield _Program(who, process, tell)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(_STOP_TIMEOUT_S):
+                    # What is still in the pipe would keep it from ending.
+                    await process.communicate()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def _finish(tell: _Teller, who: str, *command: str) -> None:
+    """Run a program to its end."""
+    async with _program(tell, who, list(command)) as program:
+        result = await program.result()
+        if program.process.returncode != 0:
+            raise DemoFailedError(f"{command[0]} {command[1]} failed: {result.get('message', 'no message')}")
+
+
+def _path_of(name: str) -> str:
+    """The program beside this Python, else on the path."""
+    found = shutil.which(name, path=str(Path(sys.executable).parent)) or shutil.which(name)
+    if found is None:
+        raise DemoFailedError(f"{name} is not installed; run: pip install 'bletoken[peripheral,central,sim]'")
+    return found

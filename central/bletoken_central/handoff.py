@@ -1,0 +1,342 @@
+"""One token handed to one device over as many connections as it takes; it speaks to no cloud."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import Enum
+from typing import NoReturn
+
+from bletoken.errors import (
+    AlreadyProvisionedError,
+    BletokenError,
+    ClockWrongError,
+    CodeRefusedError,
+    DeviceBusyError,
+    DeviceCloudError,
+    DeviceNotFoundError,
+    DeviceOfflineError,
+    DeviceRemovedError,
+    DeviceStorageError,
+    HandoffTimeoutError,
+    LinkLostError,
+    NotAllowedError,
+    OutcomeUnknownError,
+    PinLockedError,
+    RadioError,
+    RadioUnavailableError,
+    RemoteProtocolError,
+    TokenRefusedError,
+    UnsupportedVersionError,
+)
+from bletoken.protocol.companion import CompanionMachine, MethodNotOfferedError
+from bletoken.protocol.setup_code import Entropy, Method, QrSecret, SetupCode
+from bletoken.protocol.wire import (
+    Accepted,
+    ClearCode,
+    ClearStatus,
+    Failed,
+    FailureCode,
+    Provision,
+    Provisioned,
+    Redeeming,
+    Status,
+    Stored,
+    token_ref,
+)
+from bletoken_central.link import Found, Link, Radio
+
+
+class Step(Enum):
+    """What the companion is doing; in order, though a lost link goes back to `FINDING` or `CONNECTING`."""
+
+    FINDING = "find"
+    CONNECTING = "connect"
+    READING = "read the offer"
+    SENDING = "send the token"
+    ACCEPTED = "token accepted"
+    REDEEMING = "redeem with MODE"
+    STORED = "credentials stored"
+    PROVISIONED = "provisioned"
+    EVENT = "device event"
+    IN_HOME = "in the home"
+    RETRYING = "retry"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A step that begins, or a fact that is there.
+
+    Attributes:
+        step: Which.
+        detail: More, for people; from the radio or the cloud, so bound it before you show it.
+    """
+
+    step: Step
+    detail: str = ""
+
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A provisioning token.
+
+    Attributes:
+        value: The token. A secret.
+        expires_at: When it expires; None when not known.
+    """
+
+    value: str = field(repr=False)
+    expires_at: datetime | None = None
+
+    def request(self, now: datetime) -> Provision:
+        """The request that hands it over.
+
+        Raises:
+            TokenRefusedError: It has expired already.
+        """
+        left_s = 0
+        if self.expires_at is not None:
+            left_s = int((self.expires_at - now).total_seconds())
+            if left_s <= 0:
+                raise TokenRefusedError("the provisioning token has expired", reason="expired")
+        return Provision(self.value, left_s, int(now.timestamp()))
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long and how often.
+
+    Attributes:
+        find_s: Seconds to hear the device.
+        answer_s: Seconds from the first message to its answer.
+        silence_s: Seconds between two answers after that, while the device asks MODE.
+        total_s: Seconds in all.
+        attempts: Connections in all.
+        unanswered_pins: First messages with a PIN that got no authentic answer, for one typing of the PIN.
+    """
+
+    find_s: float = 20
+    answer_s: float = 10
+    silence_s: float = 30
+    total_s: float = 180
+    attempts: int = 6
+    unanswered_pins: int = 3
+
+
+class _SilentError(RadioError):
+    """The device stopped answering.
+
+    Move closer to the device and run the same command again: nothing is redeemed twice.
+    """
+
+
+class _StaleOfferError(RadioError):
+    """The device has another offer by now.
+
+    Run the same command again.
+    """
+
+
+class Handoff:
+    """The hand-off of one token.
+
+    Args:
+        radio: Where the device is.
+        code: Its setup code.
+        token: The token; awaited when it is needed, so that asking MODE for it and connecting go on at once. Its
+            owner cancels it.
+        wanted: Chooses the device among the adverts; by default the QR code's own device.
+        report: Is told of progress.
+        limits: How long and how often.
+        entropy: Fresh random octets.
+    """
+
+    def __init__(
+        self,
+        radio: Radio,
+        code: SetupCode,
+        token: asyncio.Future[Token],
+        *,
+        wanted: Callable[[Found], bool] | None = None,
+        report: Report,
+        limits: Limits | None = None,
+        entropy: Entropy = secrets.token_bytes,
+    ) -> None:
+        self._radio = radio
+        self._code = code
+        self._token = token
+        self._wanted = wanted or _by_tag(code)
+        self._report = report
+        self._limits = limits or Limits()
+        self._entropy = entropy
+        self._found: Found | None = None
+        self._was_found = False
+        self._unanswered = 0
+        self._last_status: type[Status] | None = None
+
+    async def run(self) -> Provisioned:
+        """Hand the token over and wait for the authenticated outcome.
+
+        Raises:
+            HandoffError: The device says no, or nothing in time; the class says why.
+            RadioError: The device is not found, or the link cannot be kept up.
+            ProtocolError: What comes from the device is not what the protocol allows.
+            CloudError: The token could not be had.
+        """
+        try:
+            async with asyncio.timeout(self._limits.total_s) as scope:
+                return await self._run()
+        except TimeoutError:
+            if not scope.expired():
+                raise
+            if not self._was_found:
+                raise DeviceNotFoundError(f"the device was not heard within {self._limits.total_s:.0f} s") from None
+            raise HandoffTimeoutError(f"no outcome within {self._limits.total_s:.0f} s{self._so_far()}") from None
+
+    async def _run(self) -> Provisioned:
+        for attempt in range(1, self._limits.attempts + 1):
+            try:
+                return await self._attempt()
+            except (RadioUnavailableError, MethodNotOfferedError):
+                raise
+            except (RadioError, RemoteProtocolError) as error:
+                # Reconnecting is a new handshake; the same token gets the same answer, never a second redemption.
+                if isinstance(error, DeviceNotFoundError):
+                    if not self._was_found:
+                        raise
+                    self._found = None
+                if attempt == self._limits.attempts:
+                    self._give_up(error)
+                if self._code.method is Method.PIN and self._unanswered >= self._limits.unanswered_pins:
+                    raise CodeRefusedError("no authentic answer to this PIN; type it again to go on") from error
+                self._report(Progress(Step.RETRYING, str(error)))
+                await asyncio.sleep(random.uniform(0.2, 0.4) * attempt)  # noqa: S311 jitter, not a secret
+        raise AssertionError("the last attempt returns or raises")
+
+    def _give_up(self, error: BletokenError) -> NoReturn:
+        if isinstance(error, _SilentError):
+            raise HandoffTimeoutError(f"the device stopped answering{self._so_far()}") from error
+        if isinstance(error, RadioError) and self._was_found:
+            raise LinkLostError(f"{error}{self._so_far()}") from error
+        raise error
+
+    def _so_far(self) -> str:
+        if self._last_status is None:
+            return ""
+        return {
+            Accepted: "; the device has the token",
+            Redeeming: "; the device is asking MODE",
+            Stored: "; the device has stored its credentials and is checking them",
+        }.get(self._last_status, "")
+
+    async def _attempt(self) -> Provisioned:
+        if self._found is None:
+            self._report(Progress(Step.FINDING))
+            self._found = await self._radio.find(self._wanted, self._limits.find_s)
+            self._was_found = True
+        self._report(Progress(Step.CONNECTING, self._found.address))
+        async with self._radio.connect(self._found) as link:
+            self._report(Progress(Step.READING))
+            await link.subscribe()
+            machine = CompanionMachine(self._code, self._entropy)
+            offer = machine.offer_read(await link.read_hello())
+            token = await asyncio.shield(self._token)
+            self._report(Progress(Step.SENDING, offer.device_class))
+            message = machine.first_message(token.request(datetime.now(UTC)))
+            self._unanswered += 1
+            await link.send(message)
+            return await self._outcome(link, machine, token_ref(token.value))
+
+    async def _outcome(self, link: Link, machine: CompanionMachine, reference: bytes) -> Provisioned:
+        patience_s = self._limits.answer_s
+        while True:
+            try:
+                frame = await link.receive(patience_s)
+            except TimeoutError:
+                machine.ended(timed_out=True)
+                raise _SilentError("the device stopped answering") from None
+            match machine.frame_received(frame, time.monotonic()):
+                case ClearStatus() as clear:
+                    _refused_in_clear(clear)
+                case Status() as status:
+                    self._unanswered = 0
+                    patience_s = self._limits.silence_s
+                    # What speaks of another token is not about us; what speaks of none can only be a refusal.
+                    if status.token_ref == reference or (status.token_ref is None and isinstance(status, Failed)):
+                        if isinstance(status, Provisioned):
+                            return status
+                        self._heard(status)
+                case None:
+                    pass
+
+    def _heard(self, status: Status) -> None:
+        if isinstance(status, Failed):
+            _failed(status)
+        steps = {Accepted: Step.ACCEPTED, Redeeming: Step.REDEEMING, Stored: Step.STORED}
+        if type(status) in steps and type(status) is not self._last_status:
+            self._last_status = type(status)
+            self._report(Progress(steps[type(status)]))
+
+
+def _by_tag(code: SetupCode) -> Callable[[Found], bool]:
+    if not isinstance(code, QrSecret):
+        # Nothing in an advert is derived from a PIN: that would be something to grind offline.
+        return lambda _: True
+    return lambda found: found.name is not None and found.name.is_of(code)
+
+
+def _refused_in_clear(status: ClearStatus) -> NoReturn:
+    """Raise what a clear status says. It is a hint and may be forged: it ends this run and nothing else."""
+    match status.code:
+        case ClearCode.STALE_OFFER:
+            raise _StaleOfferError("the device has another offer by now")
+        case ClearCode.NOT_AUTHENTIC:
+            raise CodeRefusedError("the device does not accept this setup code")
+        case ClearCode.LOCKED if status.wait_s:
+            raise PinLockedError(f"the device takes no PIN for {status.wait_s} s", wait_s=status.wait_s)
+        case ClearCode.LOCKED:
+            raise PinLockedError("the device takes no PIN until it is unlocked on the device")
+        case ClearCode.BUSY:
+            raise DeviceBusyError("the device is busy")
+        case ClearCode.STORAGE_FAILED:
+            raise DeviceStorageError("the device cannot write to its storage")
+        case ClearCode.UNSUPPORTED_VERSION:
+            raise UnsupportedVersionError("the device does not speak this version of the protocol")
+        case ClearCode.MALFORMED | ClearCode.TOO_LARGE:
+            raise RemoteProtocolError("the device could not read the message")
+
+
+def _failed(status: Failed) -> NoReturn:
+    """Raise what an authentic failure says."""
+    because = f": {status.reason}" if status.reason else ""
+    match status.code:
+        case FailureCode.TOKEN_REFUSED:
+            raise TokenRefusedError(f"MODE refused the provisioning token{because}", reason=status.reason)
+        case FailureCode.TOKEN_EXPIRED:
+            raise TokenRefusedError("the provisioning token expired before MODE could be reached", reason="expired")
+        case FailureCode.CLOUD_UNREACHABLE:
+            raise DeviceOfflineError(f"the device cannot reach MODE{because}")
+        case FailureCode.CLOUD_ERROR:
+            raise DeviceCloudError(f"MODE asked the device to come back later, too often{because}")
+        case FailureCode.CLOCK_WRONG:
+            raise ClockWrongError("the device's clock is wrong, so it cannot check MODE's certificate")
+        case FailureCode.STORAGE_FAILED:
+            raise DeviceStorageError(f"the device cannot store what it needs to{because}")
+        case FailureCode.BUSY:
+            raise DeviceBusyError("the device is working on another token")
+        case FailureCode.ALREADY_PROVISIONED:
+            raise AlreadyProvisionedError("the device is provisioned already")
+        case FailureCode.NOT_ALLOWED:
+            raise NotAllowedError("the device does not allow this now")
+        case FailureCode.OUTCOME_UNKNOWN:
+            raise OutcomeUnknownError(f"the device got no usable answer from MODE{because}")
+        case FailureCode.CREDENTIALS_REFUSED:
+            raise DeviceRemovedError("MODE does not accept the device's key")
+        case FailureCode.REQUEST_INVALID:
+            raise RemoteProtocolError("the device could not read the request")

@@ -1,0 +1,316 @@
+"""Every file of the device's state, and the one way they are written: whole or not at all. It decides nothing.
+
+The folder belongs to one user (0700), each file too (0600). A file is written beside the old one, synced, renamed over
+it, and the folder synced: after a power cut there is the old content or the new one.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, NoReturn, Self, TypeVar
+
+from bletoken.errors import SetupCodeError, StorageError
+from bletoken.protocol.guesses import STOP_AT
+from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
+from bletoken.protocol.wire import TOKEN_REF_SIZE, FailureCode
+from bletoken_peripheral.redemption import Failure, Journal, Phase
+
+T = TypeVar("T")
+
+SCHEMA: Final = 1
+"""The version of every state file's layout. A newer one is refused and left alone."""
+
+LABEL_FILE: Final = "setup-code.json"
+JOURNAL_FILE: Final = "journal.json"
+CREDENTIALS_FILE: Final = "credentials.json"
+GUESSES_FILE: Final = "guesses.json"
+_LOCK_FILE: Final = "lock"
+
+_LARGEST_FILE: Final = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What MODE gave the device; `credentials.json` holds exactly this, for the device's own program to read.
+
+    Attributes:
+        device_id: MODE's id of the device.
+        api_key: The key for all future communication with MODE. A secret.
+        mode_url: The MODE that gave it.
+    """
+
+    device_id: int
+    api_key: str = field(repr=False)
+    mode_url: str = ""
+
+
+class StateFolder:
+    """The state folder of one device.
+
+    Args:
+        path: The folder; `create` makes it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock_fd: int | None = None
+
+    # The folder ------------------------------------------------------------------------------------------------------
+
+    def create(self) -> None:
+        """Make the folder, 0700, unless it is there.
+
+        Raises:
+            StorageError: It cannot be made, or what is there is not ours alone.
+        """
+        with _translated(self.path, "create"):
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self.check()
+
+    def check(self) -> None:
+        """Refuse a folder that others could change or read.
+
+        Raises:
+            StorageError: It is missing, a link, somebody else's, or open to others.
+        """
+        with _translated(self.path, "open"):
+            info = self.path.lstat()
+        if not stat.S_ISDIR(info.st_mode):
+            raise StorageError(f"{self.path} is not a folder of its own (a link or a file)")
+        if info.st_uid != os.geteuid():
+            raise StorageError(f"{self.path} belongs to another user")
+        if info.st_mode & 0o077:
+            raise StorageError(f"{self.path} is open to other users; make it private: chmod 700 {self.path}")
+
+    def lock(self) -> Self:
+        """Hold the folder for one process at a time, as a context manager.
+
+        Raises:
+            StorageError: Another process holds it.
+        """
+        self.check()
+        with _translated(self.path, "lock"):
+            fd = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as e:
+            os.close(fd)
+            raise StorageError(f"{self.path} is in use: bletoken-peripheral is running with it already") from e
+        self._lock_fd = fd
+        return self
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    # The files -------------------------------------------------------------------------------------------------------
+
+    def read_label(self) -> Label | None:
+        """The device's codes; None before `init`."""
+        return self._read(LABEL_FILE, _label_from)
+
+    def write_label(self, label: Label) -> None:
+        """Keep the codes. An existing label is never overwritten.
+
+        Raises:
+            StorageError: There is one already.
+        """
+        if os.path.lexists(self.path / LABEL_FILE):
+            raise StorageError(f"{self.path / LABEL_FILE} exists already: a device keeps its setup code for life")
+        self._replace(LABEL_FILE, {"qr": label.qr.text, "pin": label.pin.text if label.pin else None})
+
+    def read_journal(self) -> Journal | None:
+        """The journal; None when no token ever came."""
+        return self._read(JOURNAL_FILE, _journal_from)
+
+    def write_journal(self, journal: Journal) -> None:
+        """Make the journal durable."""
+        failure = journal.failure
+        self._replace(
+            JOURNAL_FILE,
+            {
+                "phase": journal.phase.value,
+                "token_ref": journal.token_ref.hex(),
+                "token": journal.token,
+                "expires_in_s": journal.expires_in_s,
+                "companion_time": journal.companion_time,
+                "device_id": journal.device_id,
+                "failure": failure
+                and {"code": failure.code.name, "reason": failure.reason, "retry_after_s": failure.retry_after_s},
+            },
+        )
+
+    def read_credentials(self) -> Credentials | None:
+        """The credentials; None while the device has none."""
+        return self._read(CREDENTIALS_FILE, _credentials_from)
+
+    def write_credentials(self, credentials: Credentials) -> None:
+        """Make the credentials durable."""
+        self._replace(
+            CREDENTIALS_FILE,
+            {
+                "device_id": credentials.device_id,
+                "api_key": credentials.api_key,
+                "mode_url": credentials.mode_url,
+            },
+        )
+
+    def read_failures(self) -> int | None:
+        """The PIN's failures; None when the record is missing or not to be trusted, which stops the PIN."""
+        try:
+            return self._read(GUESSES_FILE, lambda content: _integer(content, "failures", STOP_AT + 1))
+        except StorageError:
+            return None
+
+    def write_failures(self, failures: int) -> None:
+        """Make the PIN's failures durable."""
+        self._replace(GUESSES_FILE, {"failures": failures})
+
+    def erase_onboarding(self) -> None:
+        """Forget credentials and journal; the codes and the PIN's failures stay.
+
+        The credentials go last: a cut between the two leaves a device that still says it is provisioned, and can be
+        reset again, rather than one that offers to redeem while its old key lies there.
+        """
+        for name in (JOURNAL_FILE, CREDENTIALS_FILE):
+            with _translated(self.path / name, "erase"):
+                (self.path / name).unlink(missing_ok=True)
+                self._sync_folder()
+
+    # How -------------------------------------------------------------------------------------------------------------
+
+    def _read(self, name: str, parse: Callable[[Mapping[str, object]], T]) -> T | None:
+        path = self.path / name
+        try:
+            with _translated(path, "read"):
+                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        except _MissingError:
+            return None
+        with _translated(path, "read"), os.fdopen(fd, "rb") as file:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
+                raise StorageError(f"{path} is not a plain file of this user")
+            if info.st_mode & 0o077:
+                raise StorageError(f"{path} is open to other users; make it private: chmod 600 {path}")
+            octets = file.read(_LARGEST_FILE + 1)
+        if len(octets) > _LARGEST_FILE:
+            raise StorageError(f"{path} is too large")
+        try:
+            content = json.loads(octets.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+            if not isinstance(content, dict):
+                raise TypeError("not an object")
+            schema = _integer(content, "schema", 2**31)
+            if schema > SCHEMA:
+                raise StorageError(f"{path} was written by a newer version of bletoken; it is left as it is")
+            return parse(content)
+        except (ValueError, KeyError, TypeError, RecursionError, SetupCodeError):
+            # Whatever it holds may be a secret, so the error does not carry it along.
+            raise StorageError(f"{path} is damaged") from None
+
+    def _replace(self, name: str, content: Mapping[str, object]) -> None:
+        path, fresh = self.path / name, self.path / f".{name}.new"
+        octets = (json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n").encode("utf-8")
+        with _translated(path, "write"):
+            # What an earlier cut left behind is in nobody's use, because the folder is locked.
+            fresh.unlink(missing_ok=True)
+            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            with os.fdopen(fd, "wb") as file:
+                file.write(octets)
+                file.flush()
+                os.fsync(fd)
+            fresh.replace(path)
+            self._sync_folder()
+
+    def _sync_folder(self) -> None:
+        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+class _MissingError(StorageError):
+    """There is no such file.
+
+    Run `bletoken-peripheral init` first.
+    """
+
+
+@contextlib.contextmanager
+def _translated(path: Path, verb: str) -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as e:
+        raise _MissingError(f"cannot {verb} {path}: it does not exist") from e
+    except OSError as e:
+        raise StorageError(f"cannot {verb} {path}: {e.strerror}") from e
+
+
+def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        raise ValueError("a name stands twice")
+    return content
+
+
+def _no_constant(_: str) -> NoReturn:
+    raise ValueError("not a number")
+
+
+def _integer(content: Mapping[str, object], name: str, below: int) -> int:
+    value = content[name]
+    if type(value) is not int or not 0 <= value < below:
+        raise ValueError(name)
+    return value
+
+
+def _text(content: Mapping[str, object], name: str) -> str:
+    value = content[name]
+    if not isinstance(value, str):
+        raise TypeError(name)
+    return value
+
+
+def _label_from(content: Mapping[str, object]) -> Label:
+    qr = parse_setup_code(_text(content, "qr"))
+    pin = None if content["pin"] is None else parse_setup_code(_text(content, "pin"))
+    if not isinstance(qr, QrSecret) or not isinstance(pin, Pin | None):
+        raise TypeError("codes")
+    return Label(qr, pin)
+
+
+def _journal_from(content: Mapping[str, object]) -> Journal:
+    failure = content["failure"]
+    reference = bytes.fromhex(_text(content, "token_ref"))
+    if len(reference) != TOKEN_REF_SIZE:
+        raise ValueError("token_ref")
+    return Journal(
+        phase=Phase(content["phase"]),
+        token_ref=reference,
+        token=None if content["token"] is None else _text(content, "token"),
+        expires_in_s=_integer(content, "expires_in_s", 2**32),
+        companion_time=_integer(content, "companion_time", 2**64),
+        device_id=None if content["device_id"] is None else _integer(content, "device_id", 2**64),
+        failure=None if failure is None else _failure_from(failure),
+    )
+
+
+def _failure_from(content: object) -> Failure:
+    if not isinstance(content, dict):
+        raise TypeError("failure")
+    return Failure(
+        FailureCode[_text(content, "code")], _text(content, "reason"), _integer(content, "retry_after_s", 2**32)
+    )
+
+
+def _credentials_from(content: Mapping[str, object]) -> Credentials:
+    return Credentials(_integer(content, "device_id", 2**64), _text(content, "api_key"), _text(content, "mode_url"))

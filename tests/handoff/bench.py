@@ -1,0 +1,346 @@
+"""A bench with a local MODE, an air, devices and companions, in one process or in several.
+
+The tests of the hand-off are written once against it.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import httpx
+
+from bletoken.errors import BletokenError
+from bletoken.protocol.setup_code import Label, SetupCode
+from bletoken.sim.air.hub import Hub
+from bletoken.sim.air.link import LinkModel
+from bletoken.sim.cloud.server import CloudServer, serve
+from bletoken.sim.cloud.settings import Settings
+from bletoken_central.handoff import Limits, Progress, Token
+from bletoken_central.onboarding import Companion
+from bletoken_peripheral import config
+from bletoken_peripheral.onboarding import Onboarding
+from bletoken_peripheral.onboarding import Progress as DeviceProgress
+from bletoken_peripheral.redemption import Journal
+from bletoken_peripheral.store import Credentials, StateFolder
+
+WAIT_S = 30
+"""How long anything may take before a test gives up; never a measure of anything."""
+
+
+@dataclass
+class Outcome:
+    """What a companion came to."""
+
+    exit_code: int
+    message: str = ""
+    device_id: int | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    steps: list[str] = field(default_factory=list)
+
+
+class RunningDevice(Protocol):
+    """A device that is switched on."""
+
+    steps: list[str]
+
+    async def stop(self) -> None: ...
+    async def kill(self) -> None: ...
+
+
+@dataclass
+class Device:
+    """A device: its state folder and configuration, on or off."""
+
+    bench: "Bench"
+    path: Path
+    label: Label
+    running: RunningDevice | None = None
+
+    @property
+    def folder(self) -> StateFolder:
+        return StateFolder(self.path / "state")
+
+    @property
+    def journal(self) -> Journal | None:
+        return self.folder.read_journal()
+
+    @property
+    def credentials(self) -> Credentials | None:
+        return self.folder.read_credentials()
+
+    @property
+    def config(self) -> Path:
+        return self.path / "peripheral.toml"
+
+    @property
+    def steps(self) -> list[str]:
+        assert self.running is not None
+        return self.running.steps
+
+    async def start(self) -> None:
+        self.running = await self.bench.programs.start_device(self)
+        await self.saw("advertising")
+
+    async def stop(self) -> None:
+        if self.running is not None:
+            await self.running.stop()
+            self.running = None
+
+    async def kill(self) -> None:
+        assert self.running is not None
+        await self.running.kill()
+        self.running = None
+
+    async def saw(self, step: str, times: int = 1) -> None:
+        await until(lambda: self.steps.count(step) >= times, f"{step} in {self.steps}")
+
+
+@dataclass
+class Bench:
+    """MODE, the air, and who runs the programs."""
+
+    programs: "Programs"
+    path: Path
+    mode: CloudServer
+    client: httpx.AsyncClient
+    seed: dict[str, Any]
+    hub: Hub
+
+    def device(
+        self, name: str = "device", *, with_pin: bool = True, label: Label | None = None, **settings: object
+    ) -> Device:
+        """A new device, switched off."""
+        path = self.path / name
+        path.mkdir()
+        content = {
+            "device_class": self.seed["deviceClass"],
+            "state": "state",
+            "mode_url": self.mode.url,
+            "radio": self.hub.radio,
+            **settings,
+        }
+        toml = "".join(f"{key} = {json.dumps(value)}\n" for key, value in content.items())
+        (path / "peripheral.toml").write_text(toml)
+        device = Device(self, path, label or Label.generate(secrets.token_bytes, with_pin=with_pin))
+        device.folder.create()
+        with device.folder.lock() as folder:
+            folder.write_failures(0)
+            folder.write_label(device.label)
+        return device
+
+    async def token(self) -> str:
+        """A provisioning token for the home."""
+        answer = await self.client.post(
+            f"/homes/{self.seed['homeId']}/deviceProvisioning",
+            json={"deviceClass": self.seed["deviceClass"]},
+            headers={"Authorization": f"ModeCloud {self.seed['userKey']}"},
+        )
+        return str(answer.raise_for_status().json()["token"])
+
+    async def accepts(self, credentials: Credentials) -> bool:
+        """Whether MODE knows the device by this key."""
+        answer = await self.client.get("/auth", headers={"Authorization": f"ModeCloud {credentials.api_key}"})
+        said = answer.raise_for_status().json()
+        return said["type"] == "device" and said["deviceId"] == credentials.device_id
+
+    async def devices_in_home(self) -> list[int]:
+        """What MODE lists in the home."""
+        answer = await self.client.get(
+            f"/devices?homeId={self.seed['homeId']}", headers={"Authorization": f"ModeCloud {self.seed['userKey']}"}
+        )
+        return [device["id"] for device in answer.raise_for_status().json()]
+
+    @property
+    def redemptions(self) -> list[int | None]:
+        """What MODE decided about each `POST /devices`."""
+        return [request.decided for request in self.mode.log.requests("POST /devices")]
+
+    async def push(self, code: SetupCode, token: str, *, mtu: int = 247, **limits: float) -> Outcome:
+        """Hand a token over."""
+        return await self.programs.push(self, f"{self.hub.radio}?mtu={mtu}", code, token, limits)
+
+    async def provision(self, code: SetupCode, *, mtu: int = 247, **limits: float) -> Outcome:
+        """Ask MODE for a token and hand it over."""
+        return await self.programs.provision(self, f"{self.hub.radio}?mtu={mtu}", code, limits)
+
+
+class Programs(Protocol):
+    """Who runs the two sides."""
+
+    async def start_device(self, device: Device) -> RunningDevice: ...
+    async def push(
+        self, bench: Bench, radio: str, code: SetupCode, token: str, limits: dict[str, float]
+    ) -> Outcome: ...
+    async def provision(self, bench: Bench, radio: str, code: SetupCode, limits: dict[str, float]) -> Outcome: ...
+
+
+@contextlib.asynccontextmanager
+async def open_bench(
+    programs: Programs, path: Path, *, link: LinkModel | None = None, **settings: Any
+) -> AsyncIterator[Bench]:
+    """A bench that ends with the context, and every device on it."""
+    async with contextlib.AsyncExitStack() as stack:
+        mode = await stack.enter_async_context(serve(Settings(**settings)))
+        hub = await stack.enter_async_context(Hub.open(f"unix:{path}/air", model=link or LinkModel()))
+        client = await stack.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
+        seed = (await client.post("/_sim/seed")).raise_for_status().json()
+        yield Bench(programs, path, mode, client, seed, hub)
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for something."""
+    try:
+        async with asyncio.timeout(WAIT_S):
+            while not condition():
+                await asyncio.sleep(0.01)
+    except TimeoutError:
+        raise AssertionError(f"waited in vain for {what}") from None
+
+
+# In one process -----------------------------------------------------------------------------------------------------
+
+
+class _DeviceTask:
+    def __init__(self, device: Device) -> None:
+        self.steps: list[str] = []
+        self._folder = device.folder.lock()
+        onboarding = Onboarding(config.load(device.config), self._folder, report=self._report)
+        self._task = asyncio.create_task(onboarding.run())
+
+    def _report(self, progress: DeviceProgress) -> None:
+        self.steps.append(progress.step)
+
+    async def stop(self) -> None:
+        self._task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._task
+        self._folder.__exit__()
+
+    async def kill(self) -> None:
+        raise NotImplementedError("only a process of its own can be killed")
+
+
+class InProcess:
+    """Both sides as libraries in the test's own event loop."""
+
+    async def start_device(self, device: Device) -> RunningDevice:
+        return _DeviceTask(device)
+
+    async def push(self, bench: Bench, radio: str, code: SetupCode, token: str, limits: dict[str, float]) -> Outcome:
+        async def work(companion: Companion) -> dict[str, Any]:
+            pushed = await companion.push(code, Token(token))
+            return {"device_id": pushed.device_id, "elapsed_s": pushed.elapsed_s}
+
+        return await self._outcome(radio, limits, work)
+
+    async def provision(self, bench: Bench, radio: str, code: SetupCode, limits: dict[str, float]) -> Outcome:
+        async def work(companion: Companion) -> dict[str, Any]:
+            done = await companion.provision(code, home_id=bench.seed["homeId"], device_class=bench.seed["deviceClass"])
+            return {"device_id": done.device_id, "event": done.event, "elapsed_s": done.elapsed_s}
+
+        options = {"mode_url": bench.mode.url, "session_key": bench.seed["userKey"]}
+        return await self._outcome(radio, limits, work, **options)
+
+    @staticmethod
+    async def _outcome(radio: str, limits: dict[str, float], work: Any, **options: Any) -> Outcome:
+        steps: list[str] = []
+
+        def report(progress: Progress) -> None:
+            steps.append(progress.step.name.lower())
+
+        try:
+            async with Companion(radio, report=report, limits=Limits(**limits), **options) as companion:
+                result = await work(companion)
+        except BletokenError as error:
+            return Outcome(error.exit_code, str(error), steps=steps)
+        return Outcome(0, device_id=result["device_id"], result=result, steps=steps)
+
+
+# In processes of their own ------------------------------------------------------------------------------------------
+
+
+class _DeviceProcess:
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.steps: list[str] = []
+        self.process = process
+        self._reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        assert self.process.stdout is not None
+        async for line in self.process.stdout:
+            said = json.loads(line)
+            self.steps.append(said.get("step") or said.get("message", ""))
+
+    async def stop(self) -> None:
+        self.process.terminate()
+        await self._ended()
+        assert self.process.returncode == 0, self.steps
+
+    async def kill(self) -> None:
+        self.process.kill()
+        await self._ended()
+        assert self.process.returncode == -signal.SIGKILL
+
+    async def _ended(self) -> None:
+        async with asyncio.timeout(WAIT_S):
+            await self.process.wait()
+            await self._reading
+
+
+def _command(name: str) -> list[str]:
+    return [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next", "-m", f"{name}.cli"]
+
+
+async def _start(command: list[str], **variables: str) -> asyncio.subprocess.Process:
+    return await asyncio.create_subprocess_exec(
+        *command,
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        env={**os.environ, "NO_PROXY": "127.0.0.1", **variables},
+    )
+
+
+class Processes:
+    """Both sides as the programs that people run."""
+
+    async def start_device(self, device: Device) -> RunningDevice:
+        command = [*_command("bletoken_peripheral"), "run", "--json", "--config", str(device.config)]
+        return _DeviceProcess(await _start(command))
+
+    async def push(self, bench: Bench, radio: str, code: SetupCode, token: str, limits: dict[str, float]) -> Outcome:
+        path = bench.path / f"token-{secrets.token_hex(4)}"
+        path.write_text(token)
+        return await self._outcome(["push", "--token-file", str(path)], radio, code, limits)
+
+    async def provision(self, bench: Bench, radio: str, code: SetupCode, limits: dict[str, float]) -> Outcome:
+        home = ["--home", str(bench.seed["homeId"]), "--class", bench.seed["deviceClass"], "--mode-url", bench.mode.url]
+        key = {"BLETOKEN_SESSION_KEY": bench.seed["userKey"]}
+        return await self._outcome(["provision", *home], radio, code, limits, **key)
+
+    @staticmethod
+    async def _outcome(
+        words: list[str], radio: str, code: SetupCode, limits: dict[str, float], **variables: str
+    ) -> Outcome:
+        options = {"find_s": "--find-s", "total_s": "--timeout-s"}
+        given = [part for name, value in limits.items() for part in (options[name], str(value))]
+        command = [*_command("bletoken_central"), *words, "--json", "--radio", radio, *given]
+        process = await _start(command, BLETOKEN_SETUP_CODE=code.text, **variables)
+        try:
+            async with asyncio.timeout(3 * WAIT_S):
+                out, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+        said = [json.loads(line) for line in out.splitlines()]
+        last, steps = said[-1], [line["step"] for line in said if "step" in line]
+        assert process.returncode is not None
+        return Outcome(process.returncode, last.get("message", ""), last.get("device_id"), last, steps)
