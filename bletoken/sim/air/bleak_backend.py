@@ -24,8 +24,8 @@ from bumble.device import Advertisement, Connection
 from bumble.gatt_client import CharacteristicProxy, Client, ServiceProxy
 
 from bletoken.errors import RadioUnavailableError
-from bletoken.sim.air.radio import AbandonedError, Lease, Operations, Radio
-from bletoken.sim.air.spec import Endpoint, RadioSpec
+from bletoken.sim.air.radio import AbandonedError, Adapter, Lease, Operations, Radio, bumble_uuid
+from bletoken.sim.air.spec import RadioSpec
 
 _T = TypeVar("_T")
 
@@ -43,11 +43,11 @@ _PROPERTIES: Final[dict[gatt.Characteristic.Properties, CharacteristicPropertyNa
     gatt.Characteristic.Properties.EXTENDED_PROPERTIES: "extended-properties",
 }
 
-_SIG_BASE_UUID: Final = UUID(normalize_uuid_16(0)).int
-
 
 def backends(spec: str) -> tuple[type["AirScanner"], type["AirClient"]]:
-    """Return the classes to pass as `backend` to `BleakScanner` and `BleakClient`.
+    """Return the classes to pass as `backend` to `BleakScanner` and `BleakClient`: a new adapter on a hub.
+
+    What is made with the classes of one call shares one radio, and so one address; several calls are several adapters.
 
     Args:
         spec: A radio spec, `air:unix:/path` or `air:tcp:127.0.0.1:port`, with `?mtu=N` to offer another ATT MTU.
@@ -56,25 +56,26 @@ def backends(spec: str) -> tuple[type["AirScanner"], type["AirClient"]]:
         UsageError: The spec cannot be read.
     """
     parsed = RadioSpec.parse(spec)
+    shared = Adapter(parsed.endpoint)
 
     class BoundScanner(AirScanner):
-        endpoint = parsed.endpoint
+        adapter = shared
 
     class BoundClient(AirClient):
-        endpoint = parsed.endpoint
+        adapter = shared
         att_mtu = parsed.att_mtu or _DEFAULT_ATT_MTU
 
     return BoundScanner, BoundClient
 
 
 class AirScanner(BaseBleakScanner):
-    """A bleak scanner on the virtual radio; `backends` binds it to a hub.
+    """A bleak scanner on the virtual radio; `backends` binds it to an adapter.
 
     Attributes:
-        endpoint: The hub to join.
+        adapter: The radio that it shares.
     """
 
-    endpoint: ClassVar[Endpoint]
+    adapter: ClassVar[Adapter]
 
     def __init__(
         self,
@@ -96,13 +97,13 @@ class AirScanner(BaseBleakScanner):
         if self._lease:
             raise BleakError("the scanner is already running")
         self.seen_devices.clear()
-        self._lease = await _take(self.endpoint)
+        self._lease = await _lease(self.adapter)
         try:
             await self._lease.radio.start_scan(self._heard, is_active=self._is_active)
         except BaseException as error:
             await self.stop()
             if isinstance(error, AbandonedError | core.BaseBumbleError):
-                raise BleakError(f"the virtual radio at {self.endpoint} went away") from error
+                raise BleakError(f"the virtual radio at {self.adapter.endpoint} went away") from error
             raise
 
     async def stop(self) -> None:
@@ -142,7 +143,7 @@ class _Link:
 
 
 class AirClient(BaseBleakClient):
-    """A bleak client on the virtual radio; `backends` binds it to a hub.
+    """A bleak client on the virtual radio; `backends` binds it to an adapter.
 
     Args:
         address_or_ble_device: The device, or its address.
@@ -152,10 +153,10 @@ class AirClient(BaseBleakClient):
         att_mtu: The ATT MTU to offer; by default the spec's. 23 leaves the exchange out.
 
     Attributes:
-        endpoint: The hub to join.
+        adapter: The radio that it shares.
     """
 
-    endpoint: ClassVar[Endpoint]
+    adapter: ClassVar[Adapter]
     att_mtu: int = _DEFAULT_ATT_MTU
 
     def __init__(
@@ -202,7 +203,7 @@ class AirClient(BaseBleakClient):
         """
         if self._link:
             raise BleakError("the client is already connected")
-        lease = await _take(self.endpoint)
+        lease = await _lease(self.adapter)
         try:
             address = self._device.details["address"] if self._device else await self._find(lease.radio)
             async with asyncio.timeout(self._timeout):
@@ -222,7 +223,7 @@ class AirClient(BaseBleakClient):
             lease.give_back()
             await lease.settled()
             if isinstance(error, AbandonedError):
-                raise BleakError(f"the virtual radio at {self.endpoint} went away") from error
+                raise BleakError(f"the virtual radio at {self.adapter.endpoint} went away") from error
             raise
         if self._link is not link:
             raise BleakError("the device disconnected at once")
@@ -248,6 +249,8 @@ class AirClient(BaseBleakClient):
 
     async def _establish(self, radio: Radio, address: hci.Address) -> Connection:
         async with radio.connecting:
+            if radio.device.find_connection_by_bd_addr(address):
+                raise BleakError(f"this adapter is already connected to {self.address}")
             attempt = asyncio.create_task(radio.device.connect(address, timeout=None))
             try:
                 await asyncio.wait({attempt})
@@ -303,7 +306,7 @@ class AirClient(BaseBleakClient):
         else:
             found = []
             for uuid in sorted(self._wanted_services):
-                found += await link.gatt.discover_service(_bumble_uuid(uuid))
+                found += await link.gatt.discover_service(bumble_uuid(uuid))
         services = BleakGATTServiceCollection()
         for service in found:
             bleak_service = BleakGATTService(service, service.handle, _bleak_uuid(service.uuid))
@@ -425,9 +428,9 @@ class AirClient(BaseBleakClient):
             raise BleakError(f"the device did not answer properly: {type(error).__name__}") from error
 
 
-async def _take(endpoint: Endpoint) -> Lease:
+async def _lease(adapter: Adapter) -> Lease:
     try:
-        return await Lease.take(endpoint)
+        return await adapter.lease()
     except RadioUnavailableError as error:
         raise BleakError(str(error)) from error
 
@@ -501,11 +504,3 @@ def _uuids(data: bytes, size: int) -> list[str]:
 
 def _bleak_uuid(uuid: core.UUID) -> str:
     return str(UUID(bytes=bytes(reversed(uuid.to_bytes(force_128=True)))))
-
-
-def _bumble_uuid(uuid: str) -> core.UUID:
-    """Return a UUID in its shortest form, as which a server holds it."""
-    number = UUID(uuid).int
-    if number & ~(0xFFFF << 96) == _SIG_BASE_UUID:
-        return core.UUID.from_16_bits(number >> 96)
-    return core.UUID(uuid)

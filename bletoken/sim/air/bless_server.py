@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, Protocol, cast
 from uuid import UUID
 
+from bleak.uuids import normalize_uuid_str
 from bless.backends.attribute import GATTAttributePermissions
 from bless.backends.characteristic import BlessGATTCharacteristic, GATTCharacteristicProperties
 from bless.backends.descriptor import BlessGATTDescriptor, GATTDescriptorProperties
@@ -25,7 +26,7 @@ from bumble.device import Connection, Device
 from bumble.hci import Address, Role
 
 from bletoken.errors import RadioUnavailableError
-from bletoken.sim.air.radio import AbandonedError, Operations, Radio
+from bletoken.sim.air.radio import AbandonedError, Operations, Radio, bumble_uuid
 from bletoken.sim.air.spec import RadioSpec
 
 _LOGGER: Final = logging.getLogger(__name__)
@@ -200,6 +201,7 @@ class AirServer(BaseBlessServer):  # type: ignore[misc]  # bless is not typed
         self._is_wanted_on_air = True
         self._advertising = asyncio.Lock()
         self._operations = Operations()
+        self._operations.abandon()  # Nothing is possible before `start`.
 
     # Building -----------------------------------------------------------------------------------------------------
 
@@ -236,7 +238,7 @@ class AirServer(BaseBlessServer):  # type: ignore[misc]  # bless is not typed
     ) -> None:
         """Add a descriptor, with a value that peers can only read, to a characteristic; before `start`."""
         characteristic = self.services[str(UUID(service_uuid))].get_characteristic(char_uuid)
-        descriptor = _AirDescriptor(str(UUID(desc_uuid)), properties, permissions, value, next(self._handles))
+        descriptor = _AirDescriptor(normalize_uuid_str(desc_uuid), properties, permissions, value, next(self._handles))
         await descriptor.init(characteristic)
         characteristic.add_descriptor(descriptor)
 
@@ -256,6 +258,7 @@ class AirServer(BaseBlessServer):  # type: ignore[misc]  # bless is not typed
         except RadioUnavailableError as error:
             raise BlessError(str(error)) from error
         self._radio.on_lost = self._on_lost
+        self._operations = Operations()
         device = self._radio.device
         self._gatt = device.gatt_server = _GattServer(device, self._read, self._write)
         if self._spec.att_mtu:
@@ -331,9 +334,6 @@ class AirServer(BaseBlessServer):  # type: ignore[misc]  # bless is not typed
 
     async def _attempt(self, operation: Any) -> None:  # noqa: ANN401 - any coroutine
         """Carry out an operation that is void when the radio or the connection goes away meanwhile."""
-        if self._radio is None:
-            operation.close()
-            return
         try:
             await self._operations.run(operation)
         except (AbandonedError, core.BaseBumbleError) as error:
@@ -464,7 +464,7 @@ class _GattServer(gatt_server.Server):
         """Add the services that an application has built."""
         for service in services:
             characteristics = [self._make(characteristic) for characteristic in service.characteristics]
-            self.add_service(gatt.Service(core.UUID(service.uuid), characteristics))
+            self.add_service(gatt.Service(bumble_uuid(service.uuid), characteristics))
             for blessed, made in zip(service.characteristics, characteristics, strict=True):
                 self._published[blessed.uuid] = made
                 self._blessed[made.handle] = blessed
@@ -519,12 +519,12 @@ class _GattServer(gatt_server.Server):
         if blessed.permissions & GATTAttributePermissions.write_encryption_required:
             permissions |= kinds.WRITE_REQUIRES_ENCRYPTION
         made: gatt.Characteristic[bytes] = gatt.Characteristic(
-            core.UUID(blessed.uuid),
+            bumble_uuid(blessed.uuid),
             gatt.Characteristic.Properties(blessed.property_flags.value & 0xFF),
             permissions,
             None,
             [
-                gatt.Descriptor(core.UUID(descriptor.uuid), kinds.READABLE, bytes(descriptor.value))
+                gatt.Descriptor(bumble_uuid(descriptor.uuid), kinds.READABLE, bytes(descriptor.value))
                 for descriptor in blessed.descriptors
             ],
         )

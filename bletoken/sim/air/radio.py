@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine
 from typing import Any, Final, Self, TypeVar
+from uuid import UUID
 
 from bumble import att, core
 from bumble.device import Advertisement, Connection, Device, DeviceConfiguration
@@ -12,10 +13,25 @@ from bumble.host import Host
 from bumble.transport.common import StreamPacketSink, StreamPacketSource
 
 from bletoken.errors import RadioUnavailableError
+from bletoken.sim.air.att_log import REQUESTS, AttOpcode
 from bletoken.sim.air.spec import Endpoint
 
 _LOGGER: Final = logging.getLogger(__name__)
 _T = TypeVar("_T")
+
+_FROM_CLIENTS: Final = {*REQUESTS, AttOpcode.HANDLE_VALUE_CONFIRMATION}
+_FROM_SERVERS: Final = {
+    opcode for opcode in AttOpcode if opcode.name.endswith(("_RESPONSE", "_NOTIFICATION", "_INDICATION"))
+}
+_SIG_BASE_UUID: Final = UUID("00000000-0000-1000-8000-00805f9b34fb").int
+
+
+def bumble_uuid(uuid: str) -> core.UUID:
+    """Return a UUID (in full form) in its shortest one, as which servers hold and clients ask for it."""
+    number = UUID(uuid).int
+    if number & ~(0xFFFF << 96) == _SIG_BASE_UUID:
+        return core.UUID.from_16_bits(number >> 96)
+    return core.UUID(uuid)
 
 
 class AbandonedError(Exception):
@@ -31,28 +47,33 @@ class Operations:
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_over = False
 
-    def spawn(self, operation: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
-        """Start an operation that nobody waits for; its failure is logged."""
-        task = asyncio.create_task(operation)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        return task
+    def spawn(self, operation: Coroutine[Any, Any, object]) -> None:
+        """Start an operation that nobody waits for."""
+        if self._is_over:
+            operation.close()
+        else:
+            self._start(operation)
 
     async def run(self, operation: Coroutine[Any, Any, _T]) -> _T:
         """Carry out an operation.
 
         Raises:
-            AbandonedError: It ended because its connection or radio did.
+            AbandonedError: It ended because its connection or radio did, or never began because that was gone.
         """
-        task = self.spawn(operation)
+        if self._is_over:
+            operation.close()
+            raise AbandonedError
+        task = self._start(operation)
         await asyncio.wait({task})
         if task.cancelled():
             raise AbandonedError
         return task.result()
 
     def abandon(self) -> None:
-        """End everything that is under way."""
+        """End everything that is under way, for good."""
+        self._is_over = True
         for task in self._tasks:
             task.cancel()
 
@@ -60,6 +81,12 @@ class Operations:
         """Wait until nothing is under way."""
         while self._tasks:
             await asyncio.wait(self._tasks)
+
+    def _start(self, operation: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        task = asyncio.create_task(operation)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        return task
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -189,31 +216,32 @@ class Radio:
             heard(advertisement)
 
     def _on_att_pdu(self, handle: int, pdu: bytes) -> None:
-        """Hand an ATT PDU to Bumble, and answer one that cannot be read as BlueZ does.
+        """Hand an ATT PDU to Bumble, unless it makes no sense: then answer it, or hang up, as BlueZ does.
 
-        HACK: Bumble 0.0.236 logs such a PDU and leaves the peer, or its own caller, waiting for 30 s.
+        HACK: Bumble 0.0.236 drops such a PDU and leaves the peer, or its own caller, waiting for 30 s.
         """
         connection = self.device.lookup_connection(handle)
         if connection is None or not pdu:
             return
-        is_response = bool(pdu[0] & 1)
+        opcode = pdu[0]
+        is_from_server, is_command = bool(opcode & 0x01), bool(opcode & 0x40)
+        is_known = opcode in _FROM_SERVERS if is_from_server else is_command or opcode in _FROM_CLIENTS
+        refusal = att.ATT_INVALID_PDU_ERROR if is_known else att.ATT_REQUEST_NOT_SUPPORTED_ERROR
         try:
             parsed = att.ATT_PDU.from_bytes(pdu)
         except Exception:  # noqa: BLE001 - Bumble's parsers fail in their own ways (IndexError, struct.error, ...)
-            if is_response:
-                self._hang_up(connection)
-            elif not pdu[0] & 0x40:
-                refusal = att.ATT_Error_Response(
-                    request_opcode_in_error=pdu[0],
-                    attribute_handle_in_error=0,
-                    error_code=att.ATT_INVALID_PDU_ERROR,
-                )
-                connection.send_l2cap_pdu(att.ATT_CID, bytes(refusal))
-            return
-        if is_response and _is_out_of_turn(connection, parsed):
-            self._hang_up(connection)
+            is_known = False
         else:
+            is_known = is_known and not (is_from_server and _is_out_of_turn(connection, parsed))
+        if is_known:
             self.device.on_gatt_pdu(handle, pdu)
+        elif is_from_server:
+            self._hang_up(connection)
+        elif not is_command:
+            error = att.ATT_Error_Response(
+                request_opcode_in_error=opcode, attribute_handle_in_error=0, error_code=refusal
+            )
+            connection.send_l2cap_pdu(att.ATT_CID, bytes(error))
 
     def _hang_up(self, connection: Connection) -> None:
         self.operations.spawn(self.disconnect(connection))
@@ -250,61 +278,59 @@ class _Source(StreamPacketSource):
                 self.on_closed()
 
 
-# Shared radios ------------------------------------------------------------------------------------------------------
+class Adapter:
+    """One radio for all the scanners and clients that use it, as an operating system has: it is there while any does.
 
+    Args:
+        endpoint: The hub to join.
+    """
 
-class _Share:
-    def __init__(self) -> None:
-        self.opening = asyncio.Lock()
-        self.radio: Radio | None = None
-        self.users = 0
+    def __init__(self, endpoint: Endpoint) -> None:
+        self.endpoint = endpoint
+        self._opening = asyncio.Lock()
+        self._radio: Radio | None = None
+        self._users = 0
 
-
-_shares: dict[tuple[asyncio.AbstractEventLoop, Endpoint], _Share] = {}
-"""The radios in use by scanners and clients, as an operating system has one adapter for all of them."""
-
-
-class Lease:
-    """One user's hold on a shared radio; the last to return theirs closes it."""
-
-    def __init__(self, share: _Share, radio: Radio) -> None:
-        self._share: _Share | None = share
-        self.radio = radio
-
-    @classmethod
-    async def take(cls, endpoint: Endpoint) -> Self:
-        """Join a hub, or share the radio of this process that already has.
+    async def lease(self) -> "Lease":
+        """Use the radio, from now until the lease is given back.
 
         Raises:
             RadioUnavailableError: No hub is there.
         """
-        key = (asyncio.get_running_loop(), endpoint)
-        share = _shares.get(key)
-        if share is None or (share.radio is not None and not share.radio.is_open):
-            share = _shares[key] = _Share()
-        share.users += 1
-        try:
-            async with share.opening:
-                if share.radio is None:
-                    share.radio = await Radio.open(endpoint, name="companion")
-                    share.radio.device.add_default_services()
-        except BaseException:
-            share.users -= 1
-            if not share.users and _shares.get(key) is share:
-                del _shares[key]
-            raise
-        return cls(share, share.radio)
+        async with self._opening:
+            if self._radio is None or not self._radio.is_open:
+                self._radio, self._users = None, 0
+                radio = await Radio.open(self.endpoint, name="companion")
+                radio.device.add_default_services()
+                self._radio = radio
+            self._users += 1
+            return Lease(self._radio, self._give_back)
+
+    def _give_back(self, radio: Radio) -> None:
+        # The users of a radio that was lost may give it back when the next one is already there.
+        if radio is self._radio:
+            self._users -= 1
+            if not self._users:
+                self._radio = None
+                radio.close_soon()
+
+
+class Lease:
+    """One user's hold on an adapter's radio; the last one to give theirs back closes it.
+
+    Attributes:
+        radio: The radio.
+    """
+
+    def __init__(self, radio: Radio, give_back: Callable[[Radio], None]) -> None:
+        self.radio = radio
+        self._give_back: Callable[[Radio], None] | None = give_back
 
     def give_back(self) -> None:
         """Return the radio; does nothing twice."""
-        share, self._share = self._share, None
-        if share is None:
-            return
-        share.users -= 1
-        if not share.users:
-            for key in [key for key, value in _shares.items() if value is share]:
-                del _shares[key]
-            self.radio.close_soon()
+        give_back, self._give_back = self._give_back, None
+        if give_back:
+            give_back(self.radio)
 
     async def settled(self) -> None:
         """Wait until the radio is closed, if it is closing."""
