@@ -175,7 +175,6 @@ class Handoff:
         self._report = report
         self._limits = limits or Limits()
         self._entropy = entropy
-        self._found: Found | None = None
         self._was_found = False
         self._unanswered = 0
         self._last_status: type[Status] | None = None
@@ -207,10 +206,8 @@ class Handoff:
                 raise
             except (RadioError, RemoteProtocolError) as error:
                 # Reconnecting is a new handshake; the same token gets the same answer, never a second redemption.
-                if isinstance(error, DeviceNotFoundError):
-                    if not self._was_found:
-                        raise
-                    self._found = None
+                if not self._was_found:
+                    raise
                 if attempt == self._limits.attempts:
                     self._give_up(error)
                 if self._code.method is Method.PIN and self._unanswered >= self._limits.unanswered_pins:
@@ -236,12 +233,15 @@ class Handoff:
         }.get(self._last_status, "")
 
     async def _attempt(self) -> Provisioned:
-        if self._found is None:
-            self._report(Progress(Step.FINDING))
-            self._found = await self._radio.find(self._wanted, self._limits.find_s)
-            self._was_found = True
-        self._report(Progress(Step.CONNECTING, self._found.address))
-        async with self._radio.connect(self._found) as link:
+        # Looked for each time: a device that restarted may have another address, and hearing it takes an advert or two.
+        self._report(Progress(Step.FINDING))
+        found = await self._radio.find(self._wanted, self._limits.find_s)
+        self._was_found = True
+        if self._code.method is Method.PIN:
+            # A PIN is tried against the one device that was chosen.
+            self._wanted = by_address(found.address)
+        self._report(Progress(Step.CONNECTING, found.address))
+        async with self._radio.connect(found) as link:
             self._report(Progress(Step.READING))
             await link.subscribe()
             machine = CompanionMachine(self._code, self._entropy)
@@ -282,6 +282,11 @@ class Handoff:
         if type(status) in steps and type(status) is not self._last_status:
             self._last_status = type(status)
             self._report(Progress(steps[type(status)]))
+
+
+def by_address(address: str) -> Callable[[Found], bool]:
+    """Choose the device with this address."""
+    return lambda found: found.address.upper() == address.upper()
 
 
 def _by_tag(code: SetupCode) -> Callable[[Found], bool]:

@@ -19,7 +19,7 @@ from bletoken.protocol import frames
 from bletoken.protocol.setup_code import AdvertName
 from bletoken.protocol.wire import HELLO_UUID, SERVICE_UUID, STATUS_UUID, TOKEN_UUID
 
-_CONNECT_TIMEOUT_S: Final = 20
+_CONNECT_TIMEOUT_S: Final = 10
 _OPERATION_TIMEOUT_S: Final = 30
 """ATT gives up a transaction after this long (Core Specification, Vol 3, Part F, 3.3.3)."""
 

@@ -7,7 +7,7 @@ async with Companion("system", session_key=key) as companion:
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from bletoken.errors import CloudError, NotInHomeError, UsageError
 from bletoken.protocol.setup_code import SetupCode
-from bletoken_central.handoff import Handoff, Limits, Progress, Report, Step, Token
+from bletoken_central.handoff import Handoff, Limits, Progress, Report, Step, Token, by_address
 from bletoken_central.link import Found, Radio
 
 if TYPE_CHECKING:
@@ -133,7 +133,12 @@ class Companion:
         given = asyncio.get_running_loop().create_future()
         given.set_result(token)
         handoff = Handoff(
-            self._radio, code, given, wanted=_by_address(address), report=watch.report, limits=self._limits
+            self._radio,
+            code,
+            given,
+            wanted=by_address(address) if address else None,
+            report=watch.report,
+            limits=self._limits,
         )
         provisioned = await handoff.run()
         watch.report(Progress(Step.PROVISIONED, f"device {provisioned.device_id}"))
@@ -172,7 +177,12 @@ class Companion:
         asking = asyncio.create_task(_ask_token(api, home_id, device_class, tag, subscribed))
         try:
             handoff = Handoff(
-                self._radio, code, asking, wanted=_by_address(address), report=watch.report, limits=self._limits
+                self._radio,
+                code,
+                asking,
+                wanted=by_address(address) if address else None,
+                report=watch.report,
+                limits=self._limits,
             )
             provisioned = await handoff.run()
             watch.report(Progress(Step.PROVISIONED, f"device {provisioned.device_id}"))
@@ -213,10 +223,6 @@ class _Stopwatch:
             name = self._step.name.lower()
             self._elapsed[name] = self._elapsed.get(name, 0) + now - self._since
         self._since = now
-
-
-def _by_address(address: str | None) -> Callable[[Found], bool] | None:
-    return None if address is None else lambda found: found.address.upper() == address.upper()
 
 
 async def _only_home(api: "UserApi") -> int:

@@ -60,6 +60,8 @@ _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
 _LONGEST_ANNOUNCE_PAUSE_S: Final = 60.0
 _CLOCK_TOLERANCE_S: Final = 86400
+_LAST_ANSWER_S: Final = 60
+"""Seconds after a start for which a provisioned device answers: the power may have gone just before a companion heard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,10 +142,11 @@ class Onboarding:
         resumed = redemption.resume(self._journal, self._device_id)
         if resumed is not None and resumed is not self._journal:
             self._save(resumed)
+        window_s = self._config.window_s
         if self._phase is Phase.ANNOUNCED:
             self._report(Progress("already provisioned", device_id=self._device_id))
-        else:
-            self._window_until = _now() + self._config.window_s
+            window_s = min(_LAST_ANSWER_S, self._config.announced_window_s)
+        self._window_until = _now() + window_s
         try:
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._serve_radio())

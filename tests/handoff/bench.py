@@ -100,7 +100,7 @@ class Device:
         self.running = None
 
     async def saw(self, step: str, times: int = 1) -> None:
-        await until(lambda: self.steps.count(step) >= times, f"{step} in {self.steps}")
+        await until(lambda: self.steps.count(step) >= times, lambda: f"{step} in {self.steps}")
 
 
 @dataclass
@@ -113,6 +113,7 @@ class Bench:
     client: httpx.AsyncClient
     seed: dict[str, Any]
     hub: Hub
+    devices: list[Device] = field(default_factory=list)
 
     def device(
         self, name: str = "device", *, with_pin: bool = True, label: Label | None = None, **settings: object
@@ -130,6 +131,7 @@ class Bench:
         toml = "".join(f"{key} = {json.dumps(value)}\n" for key, value in content.items())
         (path / "peripheral.toml").write_text(toml)
         device = Device(self, path, label or Label.generate(secrets.token_bytes, with_pin=with_pin))
+        self.devices.append(device)
         device.folder.create()
         with device.folder.lock() as folder:
             folder.write_failures(0)
@@ -192,17 +194,22 @@ async def open_bench(
         hub = await stack.enter_async_context(Hub.open(f"unix:{path}/air", model=link or LinkModel()))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
         seed = (await client.post("/_sim/seed")).raise_for_status().json()
-        yield Bench(programs, path, mode, client, seed, hub)
+        bench = Bench(programs, path, mode, client, seed, hub)
+        try:
+            yield bench
+        finally:
+            for device in bench.devices:
+                await device.stop()
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
+async def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "something") -> None:
     """Wait for something."""
     try:
         async with asyncio.timeout(WAIT_S):
             while not condition():
                 await asyncio.sleep(0.01)
     except TimeoutError:
-        raise AssertionError(f"waited in vain for {what}") from None
+        raise AssertionError(f"waited in vain for {what()}") from None
 
 
 # In one process -----------------------------------------------------------------------------------------------------

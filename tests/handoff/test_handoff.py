@@ -29,7 +29,6 @@ async def test_a_device_comes_out_provisioned(bench: Bench) -> None:
     assert stat.S_IMODE((device.folder.path / "credentials.json").stat().st_mode) == 0o600
     assert device.journal is not None
     assert device.journal.phase is Phase.ANNOUNCED
-    await device.stop()
 
 
 async def test_a_token_that_somebody_has_already_is_pushed(bench: Bench) -> None:
@@ -39,7 +38,6 @@ async def test_a_token_that_somebody_has_already_is_pushed(bench: Bench) -> None
     assert outcome.exit_code == 0, outcome
     assert await bench.devices_in_home() == [outcome.device_id]
     assert {"connecting", "reading", "sending", "accepted", "provisioned"} <= set(outcome.steps)
-    await device.stop()
 
 
 async def test_the_pin_does_as_well_as_the_qr_code(bench: Bench) -> None:
@@ -49,7 +47,6 @@ async def test_the_pin_does_as_well_as_the_qr_code(bench: Bench) -> None:
     outcome = await bench.push(device.label.pin, await bench.token())
     assert outcome.exit_code == 0, outcome
     assert device.folder.read_failures() == 0
-    await device.stop()
 
 
 @pytest.mark.bench(token_length=120)
@@ -69,7 +66,6 @@ async def three_att_requests(bench: Bench, *, mtu: int) -> None:
     assert outcome.exit_code == 0, outcome
     [connection] = bench.hub.link.connections
     assert handoff_requests(connection.log, TOKEN_UUID) == 3
-    await device.stop()
 
 
 @pytest.mark.parametrize("mtu", [23, 48, 185, 247, 517])
@@ -78,7 +74,6 @@ async def test_every_mtu_carries_the_token(bench: Bench, mtu: int) -> None:
     await device.start()
     outcome = await bench.push(device.label.qr, await bench.token(), mtu=mtu)
     assert outcome.exit_code == 0, outcome
-    await device.stop()
 
 
 # What can be wrong --------------------------------------------------------------------------------------------------
@@ -90,7 +85,6 @@ async def test_a_wrong_qr_code_finds_no_device(bench: Bench) -> None:
     outcome = await bench.push(QrSecret(bytes(16)), await bench.token(), find_s=1)
     assert outcome.exit_code == 3, outcome
     assert "1 other" in outcome.message
-    await device.stop()
 
 
 async def test_a_wrong_pin_is_refused_and_counted_and_the_right_one_still_works(bench: Bench) -> None:
@@ -103,7 +97,6 @@ async def test_a_wrong_pin_is_refused_and_counted_and_the_right_one_still_works(
     assert bench.redemptions == []
     assert device.label.pin is not None
     assert (await bench.push(device.label.pin, token)).exit_code == 0
-    await device.stop()
 
 
 async def test_modes_reason_for_refusing_a_token_reaches_the_companion_and_the_next_token_works(bench: Bench) -> None:
@@ -116,7 +109,6 @@ async def test_modes_reason_for_refusing_a_token_reaches_the_companion_and_the_n
     again = await bench.push(device.label.qr, "no-token-of-modes")
     assert (again.exit_code, bench.redemptions) == (6, [403])
     assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
-    await device.stop()
 
 
 async def test_a_device_that_cannot_reach_mode_says_so_and_is_ready_for_the_next_token(bench: Bench) -> None:
@@ -130,7 +122,6 @@ async def test_a_device_that_cannot_reach_mode_says_so_and_is_ready_for_the_next
     device.config.write_text(config)
     await device.start()
     assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
-    await device.stop()
 
 
 async def test_a_provisioned_device_takes_no_other_token(bench: Bench) -> None:
@@ -141,7 +132,6 @@ async def test_a_provisioned_device_takes_no_other_token(bench: Bench) -> None:
     outcome = await bench.push(device.label.qr, await bench.token())
     assert outcome.exit_code == 11, outcome
     assert await bench.devices_in_home() == [first.device_id]
-    await device.stop()
 
 
 async def test_the_same_token_again_gets_the_same_answer_and_is_redeemed_once(bench: Bench) -> None:
@@ -153,7 +143,6 @@ async def test_the_same_token_again_gets_the_same_answer_and_is_redeemed_once(be
     assert (first.exit_code, second.exit_code) == (0, 0)
     assert first.device_id == second.device_id
     assert bench.redemptions == [201]
-    await device.stop()
 
 
 async def test_a_second_companion_is_told_that_the_device_is_busy_and_the_first_finishes(bench: Bench) -> None:
@@ -162,14 +151,12 @@ async def test_a_second_companion_is_told_that_the_device_is_busy_and_the_first_
     bench.mode.faults.arm("POST /devices", Fault(hold="before", count=1))
     first = asyncio.create_task(bench.push(device.label.qr, await bench.token()))
     await device.saw("redeeming")
-    # Another MTU makes it another radio, also where both companions are in one process.
-    second = await bench.push(device.label.qr, await bench.token(), mtu=185)
+    second = await bench.push(device.label.qr, await bench.token())
     assert second.exit_code == 10, second
     bench.mode.faults.release()
     outcome = await first
     assert outcome.exit_code == 0, outcome
     assert await bench.devices_in_home() == [outcome.device_id]
-    await device.stop()
 
 
 async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_never_asked_for_again(bench: Bench) -> None:
@@ -182,18 +169,16 @@ async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_never_a
     assert (await bench.push(device.label.qr, token)).exit_code == 8
     assert bench.redemptions == [201]
     assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
-    await device.stop()
 
 
 @pytest.mark.parametrize("status", [429, 503])
 async def test_a_mode_that_asks_to_come_back_later_is_asked_again(bench: Bench, status: int) -> None:
     device = bench.device()
     await device.start()
-    bench.mode.faults.arm("POST /devices", Fault(error=ErrorAnswer(status, retry_after="1"), count=1))
+    bench.mode.faults.arm("POST /devices", Fault(error=ErrorAnswer(status=status, retry_after="1"), count=1))
     outcome = await bench.push(device.label.qr, await bench.token())
     assert outcome.exit_code == 0, outcome
     assert await bench.devices_in_home() == [outcome.device_id]
-    await device.stop()
 
 
 async def test_a_link_that_breaks_in_every_phase_is_restored(bench: Bench) -> None:
@@ -207,7 +192,6 @@ async def test_a_link_that_breaks_in_every_phase_is_restored(bench: Bench) -> No
     outcome = await pushing
     assert outcome.exit_code == 0, outcome
     assert bench.redemptions == [201]
-    await device.stop()
 
 
 async def test_credentials_are_as_documented(bench: Bench) -> None:
