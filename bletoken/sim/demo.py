@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -195,25 +194,38 @@ class _Teller:
         if self._as_json:
             console.say_json({"who": who, **{k: v for k, v in said.items() if k != "seed"}})
             return
-        words = said.get("step") or said.get("event") or ("done" if said.get("ok") else said.get("message", ""))
+        if "ok" in said:
+            words = "done" if said["ok"] else said.get("message", "failed")
+        else:
+            words = said.get("step") or said.get("event") or ""
         detail = said.get("detail") or said.get("url") or said.get("radio") or ""
         device = f"device {said['device_id']}" if said.get("device_id") else ""
         rest = ", ".join(part for part in (device, str(detail)) if part)
         console.say(f"{who:>10} | {str(words).replace('_', ' ')}{': ' if rest else ''}{rest}")
 
 
-@dataclass
 class _Program:
-    """A program that prints JSON objects."""
+    """A program that prints JSON objects; each is shown as it comes and kept for whoever waits for it."""
 
-    who: str
-    process: asyncio.subprocess.Process
-    tell: _Teller
+    def __init__(self, who: str, process: asyncio.subprocess.Process, tell: _Teller) -> None:
+        self.who = who
+        self.process = process
+        self._tell = tell
+        self._said: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
+
+    async def listen(self) -> None:
+        """Read what the program says until it ends."""
+        assert self.process.stdout is not None, "started with a pipe"
+        async for line in self.process.stdout:
+            said: dict[str, Any] = json.loads(line)
+            self._tell.tell(self.who, said)
+            self._said.put_nowait(said)
+        self._said.put_nowait(None)
 
     async def expect(self, word: str) -> dict[str, Any]:
         """Wait until the program says so."""
         async with asyncio.timeout(_START_TIMEOUT_S):
-            while (said := await self._next()) is not None:
+            while (said := await self._said.get()) is not None:
                 if word in (said.get("event"), said.get("step")):
                     return said
         raise DemoFailedError(f"the {self.who} ended before it was {word}")
@@ -222,42 +234,32 @@ class _Program:
         """Wait for the program's end; its last word is the result."""
         last: dict[str, Any] = {}
         async with asyncio.timeout(_HANDOFF_TIMEOUT_S):
-            while (said := await self._next()) is not None:
+            while (said := await self._said.get()) is not None:
                 last = said
             await self.process.wait()
         return last
-
-    async def _next(self) -> dict[str, Any] | None:
-        assert self.process.stdout is not None, "started with a pipe"
-        line = await self.process.stdout.readline()
-        if not line:
-            return None
-        said: dict[str, Any] = json.loads(line)
-        self.tell.tell(self.who, said)
-        return said
 
 
 @contextlib.asynccontextmanager
 async def _program(tell: _Teller, who: str, command: list[str]) -> AsyncIterator[_Program]:
     """Run a program while inside; it is asked to stop in the end, and made to where it does not."""
     process = await asyncio.create_subprocess_exec(
-        _path_of(command[0]),
-        *command[1:],
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
+        _path_of(command[0]), *command[1:], stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE
     )
+    program = _Program(who, process, tell)
+    listening = asyncio.create_task(program.listen())
     try:
-        yield _Program(who, process, tell)
+        yield program
     finally:
         if process.returncode is None:
             process.terminate()
-            try:
-                async with asyncio.timeout(_STOP_TIMEOUT_S):
-                    # What is still in the pipe would keep it from ending.
-                    await process.communicate()
-            except TimeoutError:
-                process.kill()
+        try:
+            async with asyncio.timeout(_STOP_TIMEOUT_S):
                 await process.wait()
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+        await listening
 
 
 async def _finish(tell: _Teller, who: str, *command: str) -> None:

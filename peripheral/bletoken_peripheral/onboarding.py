@@ -61,7 +61,7 @@ _LONGEST_PAUSE_S: Final = 10.0
 _LONGEST_ANNOUNCE_PAUSE_S: Final = 60.0
 _CLOCK_TOLERANCE_S: Final = 86400
 _LAST_ANSWER_S: Final = 60
-"""Seconds after a start for which a provisioned device answers: the power may have gone just before a companion heard."""
+"""Seconds after its start for which a provisioned device answers: the power may go just before a companion hears."""
 
 
 @dataclass(frozen=True, slots=True)
