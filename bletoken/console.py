@@ -78,6 +78,8 @@ def run_command(command: Callable[[], int], *, as_json: bool, verbose: bool = Fa
         verbose: Whether log records are shown.
     """
     logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
+    # At DEBUG it shows header lines of an answer, and with them whatever a hostile server sends back.
+    logging.getLogger("httpcore").setLevel(logging.INFO)
     try:
         return command()
     except BletokenError as error:

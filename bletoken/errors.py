@@ -17,8 +17,8 @@ class BletokenError(Exception):
 
     @property
     def advice(self) -> str:
-        """What a person can do next: the class docstring after its first line, on one line."""
-        return " ".join((type(self).__doc__ or "").partition("\n")[2].split())
+        """What a person can do next: the second paragraph of the class's docstring, on one line."""
+        return " ".join((type(self).__doc__ or "").partition("\n\n")[2].partition("\n\n")[0].split())
 
 
 class UsageError(BletokenError):
@@ -108,6 +108,22 @@ class DeviceNotFoundError(RadioError):
     """
 
     exit_code = 3
+
+
+class DeviceAmbiguousError(RadioError):
+    """Several bletoken devices are near, and a PIN does not tell which is meant.
+
+    Name one with --device: the strongest is probably the nearest, and `identify` shows it. Or use the QR code.
+
+    Attributes:
+        addresses: The devices, the strongest signal first.
+    """
+
+    exit_code = 23
+
+    def __init__(self, message: str, addresses: "list[str]") -> None:
+        super().__init__(message)
+        self.addresses = addresses
 
 
 class LinkLostError(RadioError):

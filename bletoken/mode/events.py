@@ -109,6 +109,7 @@ async def _receive(
     try:
         async with AsyncExitStack() as connection:
             async with asyncio.timeout(timeout_s):
+                await connection.enter_async_context(attempt)
                 await connection.enter_async_context(client)
                 session = await connection.enter_async_context(
                     aconnect_ws(

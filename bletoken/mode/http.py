@@ -86,10 +86,10 @@ class Answer:
             `CloudRetryLaterError` for 429 and 503, `NotSignedInError` for 401, `CloudRefusedError` for other 4xx except
             408, `CloudNoAnswerError` for everything else that is not 2xx.
         """
+        if 200 <= self.status < 300:
+            return None
         status, reason = self.status, self._reason()
         message = f"MODE answered {status} {reason}".rstrip()
-        if 200 <= status < 300:
-            return None
         if status in {429, 503}:
             wait_s = retry_after_s(self.headers.get("retry-after", ""), self.headers.get("date", ""))
             return CloudRetryLaterError(message, status=status, reason=reason, retry_after_s=wait_s)
@@ -100,8 +100,6 @@ class Answer:
         return CloudNoAnswerError(message, status=status)
 
     def _reason(self) -> str:
-        if 200 <= self.status < 300:
-            return ""
         try:
             match self.json():
                 case {"reason": str(reason)}:
@@ -113,7 +111,7 @@ class Answer:
 
 
 class Attempt:
-    """One request on its way, which knows whether it can have left.
+    """One request on its way, which knows whether it can have left; an async context manager that hangs up.
 
     Attributes:
         extensions: What the HTTP library needs to be told with the request.
@@ -121,10 +119,25 @@ class Attempt:
 
     def __init__(self) -> None:
         self._stage = ""
+        self._connection: Any = None
         self.extensions: Final = {"trace": self._trace}
 
-    async def _trace(self, stage: str, _: Mapping[str, Any]) -> None:
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        # HACK: httpcore (seen in 1.0.9) leaves the TCP connection open when a TLS handshake is cancelled, which is how
+        # our deadline ends one. Delete this when `start_tls` in its backends/anyio.py closes on BaseException. A
+        # relative: https://github.com/encode/httpcore/pull/443
+        if self._connection is not None:
+            await self._connection.aclose()
+
+    async def _trace(self, stage: str, facts: Mapping[str, Any]) -> None:
         self._stage = stage
+        if stage == "connection.connect_tcp.complete":
+            self._connection = facts["return_value"]
 
     def failure(self, error: Exception) -> CloudError:
         """What to raise for an exception that came instead of an answer.
@@ -219,7 +232,7 @@ class HTTPClient:
         answer: Answer | None = None
         failure: CloudError | None = None
         try:
-            async with asyncio.timeout(self.timeout_s), client:
+            async with asyncio.timeout(self.timeout_s), attempt, client:
                 response = await client.send(request, stream=True)
                 # What MODE said by now stays said, whatever becomes of the body.
                 answer = Answer(response.status_code, response.headers, None)
@@ -252,8 +265,8 @@ class HTTPClient:
             base_url=self._base_url,
             headers=headers,
             verify=self._trust,
-            timeout=None,
-            trust_env=False,  # noqa: S113 see above
+            timeout=None,  # noqa: S113 see above
+            trust_env=False,
         )
 
     def _load_trust(self) -> ssl.SSLContext:
@@ -317,7 +330,7 @@ def _checked_base_url(text: str) -> httpx.URL:
     except httpx.InvalidURL:
         # The text may have a password in it, so it is in no message, and the exception is not kept.
         url = httpx.URL()
-    if url.scheme not in {"https", "http"} or not url.host:
+    if url.scheme not in {"https", "http"} or not url.host or not 0 < (url.port or 443) < 2**16:
         raise UsageError("the MODE URL must be like https://api.tinkermode.com")
     if url.userinfo or url.query or url.fragment:
         raise UsageError("the MODE URL must have no user, password, query or fragment")

@@ -7,8 +7,8 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine
-from contextlib import AbstractContextManager
+from collections.abc import Coroutine, Sequence
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -16,13 +16,16 @@ from bletoken import console
 from bletoken.errors import UsageError
 
 if TYPE_CHECKING:
+    from bletoken.mode.models import Device
     from bletoken.protocol.setup_code import SetupCode
     from bletoken_central.handoff import Limits, Progress
+    from bletoken_central.onboarding import Choose
 
 _T = TypeVar("_T")
 
 _SETUP_CODE_VARIABLE: Final = "BLETOKEN_SETUP_CODE"
 _SESSION_KEY_VARIABLE: Final = "BLETOKEN_SESSION_KEY"
+_PASSWORD_VARIABLE: Final = "BLETOKEN_MODE_PASSWORD"
 _LARGEST_SECRET: Final = 4096
 
 _EXIT_CODES: Final = """exit codes:
@@ -34,7 +37,7 @@ _EXIT_CODES: Final = """exit codes:
    5 PIN locked              14 link failed             22 not listed in the home
    6 token refused           15 storage failed         130 interrupted
    7 MODE unreachable        16 MODE failed or refused
-   8 outcome unknown
+   8 outcome unknown         23 several devices near, a PIN does not tell which
 """
 
 
@@ -77,9 +80,33 @@ def _parser() -> argparse.ArgumentParser:
     device.add_argument("--timeout-s", type=float, default=180, metavar="SECONDS", help="how long to try in all")
 
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    user = argparse.ArgumentParser(add_help=False)
+    user.add_argument("--mode-url", default="https://api.tinkermode.com", metavar="URL", help="MODE's base URL")
+    user.add_argument("--mode-ca", type=Path, metavar="FILE", help="CA certificates to trust for it")
+    user.add_argument(
+        "--session-file", type=Path, metavar="FILE", help="keep the session in this file, not in the system's keyring"
+    )
+
     scan = commands.add_parser("scan", parents=[common], help="list the bletoken devices in range")
     scan.add_argument("--seconds", type=float, default=5, help="how long to listen (default: %(default)s)")
     scan.set_defaults(command=_scan)
+
+    info = commands.add_parser("info", parents=[common, device], help="tell what a device says of itself")
+    info.add_argument("--no-code", action="store_true", help="ask only what anybody in the room may know")
+    info.set_defaults(command=_info)
+
+    identify = commands.add_parser("identify", parents=[common, device], help="make the device show itself")
+    identify.set_defaults(command=_identify)
+
+    login = commands.add_parser("login", parents=[common, user], help="sign in to MODE and keep the session")
+    login.add_argument("--project", type=int, required=True, metavar="ID", help="the MODE project")
+    login.add_argument("--app", required=True, metavar="ID", help="the app's id in that project")
+    login.add_argument("--email", required=True, help="the user's email address")
+    login.add_argument("--password-file", type=Path, metavar="FILE", help=f"else {_PASSWORD_VARIABLE}, else asked for")
+    login.set_defaults(command=_login)
+
+    logout = commands.add_parser("logout", parents=[common, user], help="forget the session")
+    logout.set_defaults(command=_logout)
 
     push = commands.add_parser("push", parents=[common, device], help="hand over a provisioning token you have")
     push.add_argument(
@@ -88,19 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     push.set_defaults(command=_push)
 
     provision = commands.add_parser(
-        "provision", parents=[common, device], help="ask MODE for a token, hand it over, see the device in the home"
+        "provision", parents=[common, user, device], help="ask MODE for a token, hand it over, see the device at home"
     )
     provision.add_argument(
         "--session-key-file",
         type=Path,
         metavar="FILE",
-        help=f"a file with the user's MODE session key; else the variable {_SESSION_KEY_VARIABLE}, else asked for",
+        help=f"the user's MODE session key; else {_SESSION_KEY_VARIABLE}, else what login kept, else asked for",
     )
     provision.add_argument("--home", type=int, metavar="ID", help="the home; may be left out by a user who has one")
     provision.add_argument("--class", dest="device_class", required=True, metavar="CLASS", help="MODE's device class")
     provision.add_argument("--tag", help="the tag the device is to have")
-    provision.add_argument("--mode-url", default="https://api.tinkermode.com", metavar="URL", help="MODE's base URL")
-    provision.add_argument("--mode-ca", type=Path, metavar="FILE", help="CA certificates to trust for it")
     provision.set_defaults(command=_provision)
     return parser
 
@@ -127,7 +152,12 @@ def _session_key(arguments: argparse.Namespace) -> str:
         return _from_file(arguments.session_key_file, "the session key")
     if _SESSION_KEY_VARIABLE in os.environ:
         return os.environ[_SESSION_KEY_VARIABLE]
-    return _ask("MODE session key: ", "--session-key-file or " + _SESSION_KEY_VARIABLE)
+    from bletoken_central.session import Session
+
+    kept = Session(arguments.mode_url, arguments.session_file).load()
+    if kept is not None:
+        return kept
+    return _ask("MODE session key: ", "bletoken-central login, --session-key-file or " + _SESSION_KEY_VARIABLE)
 
 
 def _token(arguments: argparse.Namespace) -> str:
@@ -210,6 +240,92 @@ def _scan(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _info(arguments: argparse.Namespace) -> int:
+    from bletoken.protocol.wire import Action
+    from bletoken_central.onboarding import Companion
+
+    code, limits = None if arguments.no_code else _setup_code(arguments), _limits(arguments)
+
+    async def info() -> int:
+        async with Companion(arguments.radio, limits=limits) as companion:
+            told = await companion.info(code, address=arguments.device)
+        known = {int(action): action.name.lower() for action in Action}
+        content: dict[str, object] = {
+            "ok": True,
+            "address": told.found.address,
+            "authenticated": told.status is not None,
+            "state": told.offer.state.name.lower().replace("_", "-"),
+            "device_class": console.printable(told.offer.device_class),
+            "actions": [known.get(action, str(action)) for action in told.offer.actions],
+            "protocol_versions": list(told.offer.versions),
+        }
+        if told.status is not None:
+            content["status"] = type(told.status).__name__.lower()
+            content["device_id"] = getattr(told.status, "device_id", None)
+            failure = getattr(told.status, "code", None)
+            content["failure"] = failure.name.lower().replace("_", "-") if failure is not None else None
+            content["reason"] = console.printable(getattr(told.status, "reason", ""))
+        _tell(arguments, content)
+        return 0
+
+    return _run(info())
+
+
+def _identify(arguments: argparse.Namespace) -> int:
+    from bletoken_central.onboarding import Companion
+
+    code, limits = _setup_code(arguments), _limits(arguments)
+
+    async def identify() -> int:
+        async with Companion(arguments.radio, limits=limits) as companion:
+            await companion.identify(code, address=arguments.device)
+        _tell(arguments, {"ok": True}, "The device shows itself now.")
+        return 0
+
+    return _run(identify())
+
+
+def _login(arguments: argparse.Namespace) -> int:
+    from bletoken.mode.user_api import UserApi
+    from bletoken_central.session import Session
+
+    if arguments.password_file:
+        password = _from_file(arguments.password_file, "the password")
+    elif _PASSWORD_VARIABLE in os.environ:
+        password = os.environ[_PASSWORD_VARIABLE]
+    else:
+        password = _ask("MODE password: ", "--password-file or " + _PASSWORD_VARIABLE)
+
+    async def login() -> int:
+        async with UserApi(arguments.mode_url, ca_file=arguments.mode_ca) as api:
+            session = await api.sign_in(arguments.project, arguments.app, arguments.email, password)
+        Session(arguments.mode_url, arguments.session_file).save(session.key, session.expires_at)
+        _tell(arguments, {"ok": True, "user_id": session.user_id}, f"Signed in to MODE as user {session.user_id}.")
+        return 0
+
+    return _run(login())
+
+
+def _logout(arguments: argparse.Namespace) -> int:
+    from bletoken_central.session import Session
+
+    Session(arguments.mode_url, arguments.session_file).erase()
+    _tell(arguments, {"ok": True}, "The session is forgotten.")
+    return 0
+
+
+def _tell(arguments: argparse.Namespace, content: dict[str, object], text: str = "") -> None:
+    if arguments.json:
+        console.say_json(content)
+    elif text:
+        console.say(text)
+    else:
+        for name, value in content.items():
+            shown = ", ".join(str(part) for part in value) if isinstance(value, list) else value
+            if name != "ok" and shown not in (None, ""):
+                console.say(f"{name.replace('_', ' '):18} {shown}")
+
+
 def _push(arguments: argparse.Namespace) -> int:
     from bletoken_central.handoff import Token
     from bletoken_central.onboarding import Companion
@@ -243,6 +359,7 @@ def _provision(arguments: argparse.Namespace) -> int:
                 mode_ca=arguments.mode_ca,
                 report=view.report,
                 limits=limits,
+                choose=None if arguments.json or not sys.stdin.isatty() else _choose(view),
             ) as companion:
                 onboarded = await companion.provision(
                     code,
@@ -271,6 +388,20 @@ def _provision(arguments: argparse.Namespace) -> int:
     return _run(provision())
 
 
+def _choose(view: "_View") -> "Choose":
+    async def choose(devices: "Sequence[Device]") -> int | None:
+        with view.paused():
+            console.say("The device got no usable answer from MODE. One of these new devices may have come of it;")
+            console.say("then nobody has its key, and it is best removed:")
+            for device in devices:
+                shown = (console.printable(text) for text in (device.name, device.tag, device.device_class) if text)
+                console.say(f"  {device.id}  {', '.join(shown)}")
+            answer = await asyncio.to_thread(input, "Which one may be removed (its id; Enter for none)? ")
+        return int(answer) if answer.strip().isdecimal() else None
+
+    return choose
+
+
 # Progress -----------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +414,10 @@ class _View(AbstractContextManager["_View"]):
 
     def __exit__(self, *_: object) -> None:
         """Nothing to tidy up."""
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Leave the screen to somebody else while inside."""
+        return nullcontext()
 
     @staticmethod
     def text(progress: "Progress") -> str:
@@ -317,6 +452,13 @@ class _TerminalView(_View):
     def __exit__(self, *raised: object) -> None:
         self._done("[green]\N{CHECK MARK}[/]" if raised[0] is None else "[red]\N{BALLOT X}[/]")
         self._status.stop()
+
+    def paused(self) -> AbstractContextManager[object]:
+        """Leave the screen to somebody else while inside."""
+        pause = ExitStack()
+        self._status.stop()
+        pause.callback(self._status.start)
+        return pause
 
     def report(self, progress: "Progress") -> None:
         """Show a step."""

@@ -1,6 +1,7 @@
-"""One token handed to one device over as many connections as it takes; it speaks to no cloud."""
+"""One request put to one device, over as many connections as it takes; it speaks to no cloud."""
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -8,13 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from bletoken.errors import (
     AlreadyProvisionedError,
     BletokenError,
     ClockWrongError,
     CodeRefusedError,
+    DeviceAmbiguousError,
     DeviceBusyError,
     DeviceCloudError,
     DeviceNotFoundError,
@@ -36,13 +38,16 @@ from bletoken.protocol.companion import CompanionMachine, MethodNotOfferedError
 from bletoken.protocol.setup_code import Entropy, Method, QrSecret, SetupCode
 from bletoken.protocol.wire import (
     Accepted,
+    AskStatus,
     ClearCode,
     ClearStatus,
     Failed,
     FailureCode,
+    Offer,
     Provision,
     Provisioned,
     Redeeming,
+    Request,
     Status,
     Stored,
     token_ref,
@@ -64,6 +69,7 @@ class Step(Enum):
     EVENT = "device event"
     IN_HOME = "in the home"
     RETRYING = "retry"
+    RECOVERING = "recover from an unknown outcome"
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +124,7 @@ class Limits:
         silence_s: Seconds between two answers after that, while the device asks MODE.
         total_s: Seconds in all.
         attempts: Connections in all.
+        choose_s: Seconds to see whether another device is near, before a PIN is tried.
         unanswered_pins: First messages with a PIN that got no authentic answer, for one typing of the PIN.
     """
 
@@ -127,6 +134,7 @@ class Limits:
     total_s: float = 180
     attempts: int = 6
     unanswered_pins: int = 3
+    choose_s: float = 2
 
 
 class _SilentError(RadioError):
@@ -143,15 +151,75 @@ class _StaleOfferError(RadioError):
     """
 
 
-class Handoff:
-    """The hand-off of one token.
+class Ask(Protocol):
+    """What is asked of the device, and which of its answers are about it."""
+
+    async def request(self) -> Request:
+        """The request, when the device is ready for it. A connection waits meanwhile."""
+
+    def is_answer(self, status: Status) -> bool:
+        """Whether an authentic status speaks about this request."""
+
+    def is_last(self, status: Status) -> bool:
+        """Whether such a status ends the exchange well."""
+
+
+class HandOver:
+    """Hand a token over, and hear what becomes of it.
+
+    Args:
+        token: The token; awaited when it is needed, so that asking MODE for it and connecting go on at once. Its owner
+            cancels it.
+    """
+
+    def __init__(self, token: asyncio.Future[Token]) -> None:
+        self._token = token
+
+    async def request(self) -> Request:
+        """See `Ask.request`."""
+        # Shielded: a lost connection ends this try, and the token is wanted for the next.
+        return (await asyncio.shield(self._token)).request(datetime.now(UTC))
+
+    def is_answer(self, status: Status) -> bool:
+        """See `Ask.is_answer`."""
+        if status.token_ref is None:
+            # What speaks of no token can only be a refusal to look at one.
+            return isinstance(status, Failed) and status.code in (FailureCode.NOT_ALLOWED, FailureCode.REQUEST_INVALID)
+        return status.token_ref == token_ref(self._token.result().value)
+
+    def is_last(self, status: Status) -> bool:
+        """See `Ask.is_last`."""
+        return isinstance(status, Provisioned)
+
+
+class Question:
+    """Ask something that the device answers at once."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+
+    async def request(self) -> Request:
+        """See `Ask.request`."""
+        return self._request
+
+    def is_answer(self, status: Status) -> bool:
+        """See `Ask.is_answer`."""
+        # The first message of a connection has counter 0, and a question is never but that.
+        return status.re == 0
+
+    def is_last(self, status: Status) -> bool:
+        """See `Ask.is_last`."""
+        return not isinstance(status, Failed) or isinstance(self._request, AskStatus)
+
+
+class Exchange:
+    """One request to one device.
 
     Args:
         radio: Where the device is.
         code: Its setup code.
-        token: The token; awaited when it is needed, so that asking MODE for it and connecting go on at once. Its
-            owner cancels it.
-        wanted: Chooses the device among the adverts; by default the QR code's own device.
+        ask: What is asked.
+        address: The device's address, where a PIN leaves the choice open.
         report: Is told of progress.
         limits: How long and how often.
         entropy: Fresh random octets.
@@ -161,32 +229,35 @@ class Handoff:
         self,
         radio: Radio,
         code: SetupCode,
-        token: asyncio.Future[Token],
+        ask: Ask,
         *,
-        wanted: Callable[[Found], bool] | None = None,
+        address: str | None = None,
         report: Report,
         limits: Limits | None = None,
         entropy: Entropy = secrets.token_bytes,
     ) -> None:
         self._radio = radio
         self._code = code
-        self._token = token
-        self._wanted = wanted or _by_tag(code)
+        self._ask = ask
+        self._address = address
         self._report = report
         self._limits = limits or Limits()
         self._entropy = entropy
-        self._was_found = False
         self._unanswered = 0
         self._last_status: type[Status] | None = None
+        self.offer: Offer | None = None
+        """What the device offered last; authentic once there was an authentic answer."""
+        self.found: Found | None = None
+        """Where the device was heard last."""
 
-    async def run(self) -> Provisioned:
-        """Hand the token over and wait for the authenticated outcome.
+    async def run(self) -> Status:
+        """Put the request and wait for the authenticated answer that ends it.
 
         Raises:
             HandoffError: The device says no, or nothing in time; the class says why.
             RadioError: The device is not found, or the link cannot be kept up.
             ProtocolError: What comes from the device is not what the protocol allows.
-            CloudError: The token could not be had.
+            CloudError: The request could not be made.
         """
         try:
             async with asyncio.timeout(self._limits.total_s) as scope:
@@ -194,19 +265,19 @@ class Handoff:
         except TimeoutError:
             if not scope.expired():
                 raise
-            if not self._was_found:
+            if self.found is None:
                 raise DeviceNotFoundError(f"the device was not heard within {self._limits.total_s:.0f} s") from None
             raise HandoffTimeoutError(f"no outcome within {self._limits.total_s:.0f} s{self._so_far()}") from None
 
-    async def _run(self) -> Provisioned:
+    async def _run(self) -> Status:
         for attempt in range(1, self._limits.attempts + 1):
             try:
                 return await self._attempt()
-            except (RadioUnavailableError, MethodNotOfferedError):
+            except (RadioUnavailableError, MethodNotOfferedError, DeviceAmbiguousError):
                 raise
             except (RadioError, RemoteProtocolError) as error:
                 # Reconnecting is a new handshake; the same token gets the same answer, never a second redemption.
-                if not self._was_found:
+                if self.found is None:
                     raise
                 if attempt == self._limits.attempts:
                     self._give_up(error)
@@ -219,7 +290,7 @@ class Handoff:
     def _give_up(self, error: BletokenError) -> NoReturn:
         if isinstance(error, _SilentError):
             raise HandoffTimeoutError(f"the device stopped answering{self._so_far()}") from error
-        if isinstance(error, RadioError) and self._was_found:
+        if isinstance(error, RadioError):
             raise LinkLostError(f"{error}{self._so_far()}") from error
         raise error
 
@@ -232,28 +303,37 @@ class Handoff:
             Stored: "; the device has stored its credentials and is checking them",
         }.get(self._last_status, "")
 
-    async def _attempt(self) -> Provisioned:
+    async def _attempt(self) -> Status:
         # Looked for each time: a device that restarted may have another address, and hearing it takes an advert or two.
         self._report(Progress(Step.FINDING))
-        found = await self._radio.find(self._wanted, self._limits.find_s)
-        self._was_found = True
-        if self._code.method is Method.PIN:
-            # A PIN is tried against the one device that was chosen.
-            self._wanted = by_address(found.address)
+        self.found = found = await self._find()
         self._report(Progress(Step.CONNECTING, found.address))
         async with self._radio.connect(found) as link:
             self._report(Progress(Step.READING))
             await link.subscribe()
             machine = CompanionMachine(self._code, self._entropy)
-            offer = machine.offer_read(await link.read_hello())
-            token = await asyncio.shield(self._token)
-            self._report(Progress(Step.SENDING, offer.device_class))
-            message = machine.first_message(token.request(datetime.now(UTC)))
+            self.offer = machine.offer_read(await link.read_hello())
+            request = await self._ask.request()
+            self._report(Progress(Step.SENDING, self.offer.device_class))
+            message = machine.first_message(request)
             self._unanswered += 1
             await link.send(message)
-            return await self._outcome(link, machine, token_ref(token.value))
+            return await self._outcome(link, machine)
 
-    async def _outcome(self, link: Link, machine: CompanionMachine, reference: bytes) -> Provisioned:
+    async def _find(self) -> Found:
+        if isinstance(self._code, QrSecret) and self._address is None:
+            code = self._code
+            return await self._radio.find(lambda f: f.name is not None and f.name.is_of(code), self._limits.find_s)
+        if self._address is None:
+            # Nothing in an advert is derived from a PIN: that would be something to grind offline.
+            found = await only_one(self._radio, self._limits)
+            # From here on the PIN is tried against this device and no other.
+            self._address = found.address
+            return found
+        address = self._address.upper()
+        return await self._radio.find(lambda f: f.address.upper() == address, self._limits.find_s)
+
+    async def _outcome(self, link: Link, machine: CompanionMachine) -> Status:
         patience_s = self._limits.answer_s
         while True:
             try:
@@ -267,9 +347,8 @@ class Handoff:
                 case Status() as status:
                     self._unanswered = 0
                     patience_s = self._limits.silence_s
-                    # What speaks of another token is not about us; what speaks of none can only be a refusal.
-                    if status.token_ref == reference or (status.token_ref is None and isinstance(status, Failed)):
-                        if isinstance(status, Provisioned):
+                    if self._ask.is_answer(status):
+                        if self._ask.is_last(status):
                             return status
                         self._heard(status)
                 case None:
@@ -277,23 +356,33 @@ class Handoff:
 
     def _heard(self, status: Status) -> None:
         if isinstance(status, Failed):
-            _failed(status)
+            raise failure_of(status)
         steps = {Accepted: Step.ACCEPTED, Redeeming: Step.REDEEMING, Stored: Step.STORED}
         if type(status) in steps and type(status) is not self._last_status:
             self._last_status = type(status)
             self._report(Progress(steps[type(status)]))
 
 
-def by_address(address: str) -> Callable[[Found], bool]:
-    """Choose the device with this address."""
-    return lambda found: found.address.upper() == address.upper()
+async def only_one(radio: Radio, limits: Limits) -> Found:
+    """The one device that is near, for a person who has a PIN.
 
-
-def _by_tag(code: SetupCode) -> Callable[[Found], bool]:
-    if not isinstance(code, QrSecret):
-        # Nothing in an advert is derived from a PIN: that would be something to grind offline.
-        return lambda _: True
-    return lambda found: found.name is not None and found.name.is_of(code)
+    Raises:
+        DeviceAmbiguousError: There are several; strongest first.
+        DeviceNotFoundError: There is none.
+    """
+    first = await radio.find(lambda f: f.name is not None, limits.find_s)
+    near = {first.address: first}
+    async with radio.scan() as heard:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limits.choose_s):
+                async for found in heard:
+                    if found.name is not None:
+                        near[found.address] = found
+    if len(near) > 1:
+        strongest = sorted(near.values(), key=lambda f: -f.rssi)
+        listed = ", ".join(f"{f.address} ({f.rssi} dBm)" for f in strongest[:10])
+        raise DeviceAmbiguousError(f"{len(near)} bletoken devices are near: {listed}", [f.address for f in strongest])
+    return first
 
 
 def _refused_in_clear(status: ClearStatus) -> NoReturn:
@@ -317,31 +406,31 @@ def _refused_in_clear(status: ClearStatus) -> NoReturn:
             raise RemoteProtocolError("the device could not read the message")
 
 
-def _failed(status: Failed) -> NoReturn:
-    """Raise what an authentic failure says."""
+def failure_of(status: Failed) -> BletokenError:
+    """The error that an authentic failure is."""
     because = f": {status.reason}" if status.reason else ""
     match status.code:
         case FailureCode.TOKEN_REFUSED:
-            raise TokenRefusedError(f"MODE refused the provisioning token{because}", reason=status.reason)
+            return TokenRefusedError(f"MODE refused the provisioning token{because}", reason=status.reason)
         case FailureCode.TOKEN_EXPIRED:
-            raise TokenRefusedError("the provisioning token expired before MODE could be reached", reason="expired")
+            return TokenRefusedError("the provisioning token expired before MODE could be reached", reason="expired")
         case FailureCode.CLOUD_UNREACHABLE:
-            raise DeviceOfflineError(f"the device cannot reach MODE{because}")
+            return DeviceOfflineError(f"the device cannot reach MODE{because}")
         case FailureCode.CLOUD_ERROR:
-            raise DeviceCloudError(f"MODE asked the device to come back later, too often{because}")
+            return DeviceCloudError(f"MODE asked the device to come back later, too often{because}")
         case FailureCode.CLOCK_WRONG:
-            raise ClockWrongError("the device's clock is wrong, so it cannot check MODE's certificate")
+            return ClockWrongError("the device's clock is wrong, so it cannot check MODE's certificate")
         case FailureCode.STORAGE_FAILED:
-            raise DeviceStorageError(f"the device cannot store what it needs to{because}")
+            return DeviceStorageError(f"the device cannot store what it needs to{because}")
         case FailureCode.BUSY:
-            raise DeviceBusyError("the device is working on another token")
+            return DeviceBusyError("the device is working on another token")
         case FailureCode.ALREADY_PROVISIONED:
-            raise AlreadyProvisionedError("the device is provisioned already")
+            return AlreadyProvisionedError("the device is provisioned already")
         case FailureCode.NOT_ALLOWED:
-            raise NotAllowedError("the device does not allow this now")
+            return NotAllowedError("the device does not allow this now")
         case FailureCode.OUTCOME_UNKNOWN:
-            raise OutcomeUnknownError(f"the device got no usable answer from MODE{because}")
+            return OutcomeUnknownError(f"the device got no usable answer from MODE{because}")
         case FailureCode.CREDENTIALS_REFUSED:
-            raise DeviceRemovedError("MODE does not accept the device's key")
+            return DeviceRemovedError("MODE does not accept the device's key")
         case FailureCode.REQUEST_INVALID:
-            raise RemoteProtocolError("the device could not read the request")
+            return RemoteProtocolError("the device could not read the request")

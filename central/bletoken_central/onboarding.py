@@ -1,4 +1,4 @@
-"""The companion as a library: scan, push a token, or provision a device into a MODE home. It prints nothing.
+"""The companion as a library: scan, ask a device, push a token, provision a device into a MODE home. It prints nothing.
 
 async with Companion("system", session_key=key) as companion:
     onboarded = await companion.provision(code, home_id=7, device_class="lamp")
@@ -6,17 +6,20 @@ async with Companion("system", session_key=key) as companion:
 
 import asyncio
 import contextlib
+import secrets
 import time
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from bletoken.errors import CloudError, NotInHomeError, UsageError
+from bletoken.errors import CloudError, CloudRefusedError, NotInHomeError, OutcomeUnknownError, UsageError
 from bletoken.protocol.setup_code import SetupCode
-from bletoken_central.handoff import Handoff, Limits, Progress, Report, Step, Token, by_address
+from bletoken.protocol.wire import AskStatus, Identify, Offer, Provisioned, Status, token_ref
+from bletoken_central.handoff import Exchange, HandOver, Limits, Progress, Question, Report, Step, Token, only_one
 from bletoken_central.link import Found, Radio
+from bletoken_central.recovery import Note, Notes, new_note
 
 if TYPE_CHECKING:
     from bletoken.mode.models import Device, DeviceEvent
@@ -25,9 +28,28 @@ if TYPE_CHECKING:
 DEFAULT_MODE_URL: Final = "https://api.tinkermode.com"
 """MODE's own API."""
 
+Choose = Callable[[Sequence["Device"]], Awaitable[int | None]]
+"""Asks a person which of these new devices is the one whose key got lost, and may be removed; None for none."""
+
 _SUBSCRIBE_TIMEOUT_S: Final = 5
 _EVENT_TIMEOUT_S: Final = 15
 _HOME_LOOKS: Final = 4
+_MOST_RECOVERIES: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """What a device says of itself.
+
+    Attributes:
+        found: Where it was heard.
+        offer: Its offer. Anybody could have made it up, unless `status` is there.
+        status: Its authenticated status; None without a setup code.
+    """
+
+    found: Found
+    offer: Offer
+    status: Status | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +94,8 @@ class Companion:
         mode_ca: A file of CA certificates to trust for it, instead of the system's.
         report: Is told of progress.
         limits: How long and how often.
+        notes: Where notes about tokens are kept; by default in the user's state folder.
+        choose: Asks a person where it is not certain what may be removed; by default nothing is.
     """
 
     def __init__(
@@ -83,6 +107,8 @@ class Companion:
         mode_ca: Path | None = None,
         report: Report = lambda _: None,
         limits: Limits | None = None,
+        notes: Path | None = None,
+        choose: Choose | None = None,
     ) -> None:
         self._radio = Radio(radio)
         self._session_key = session_key
@@ -90,6 +116,8 @@ class Companion:
         self._mode_ca = mode_ca
         self._report = report
         self._limits = limits or Limits()
+        self._notes_folder = notes
+        self._choose = choose
         self._api: UserApi | None = None
         self._open = contextlib.AsyncExitStack()
 
@@ -118,6 +146,46 @@ class Companion:
                             seen.add(found.address)
                             yield found
 
+    async def info(self, code: SetupCode | None = None, *, address: str | None = None) -> Info:
+        """What a device says of itself.
+
+        Args:
+            code: Its setup code; without one, what anybody in the room may know.
+            address: Its address, where the code leaves the choice open or there is none.
+
+        Raises:
+            BletokenError: As `Exchange.run`.
+        """
+        if code is not None:
+            exchange = Exchange(
+                self._radio, code, Question(AskStatus()), address=address, report=self._report, limits=self._limits
+            )
+            status = await exchange.run()
+            assert exchange.offer is not None, "an answer comes after an offer"
+            assert exchange.found is not None, "an answer comes from somewhere"
+            return Info(exchange.found, exchange.offer, status)
+        self._report(Progress(Step.FINDING))
+        if address is None:
+            found = await only_one(self._radio, self._limits)
+        else:
+            found = await self._radio.find(lambda f: f.address.upper() == address.upper(), self._limits.find_s)
+        self._report(Progress(Step.CONNECTING, found.address))
+        async with self._radio.connect(found) as link:
+            return Info(found, Offer.decode(await link.read_hello()), None)
+
+    async def identify(self, code: SetupCode, *, address: str | None = None) -> None:
+        """Make the device show itself: blink, beep.
+
+        Args:
+            code: Its setup code.
+            address: Its address, where a PIN leaves the choice open.
+
+        Raises:
+            BletokenError: As `Exchange.run`.
+        """
+        question = Question(Identify())
+        await Exchange(self._radio, code, question, address=address, report=self._report, limits=self._limits).run()
+
     async def push(self, code: SetupCode, token: Token, *, address: str | None = None) -> Pushed:
         """Hand over a token that is there already.
 
@@ -127,21 +195,12 @@ class Companion:
             address: The device's address, where a PIN leaves the choice open.
 
         Raises:
-            BletokenError: As `Handoff.run`.
+            BletokenError: As `Exchange.run`.
         """
         watch = _Stopwatch(self._report)
         given = asyncio.get_running_loop().create_future()
         given.set_result(token)
-        handoff = Handoff(
-            self._radio,
-            code,
-            given,
-            wanted=by_address(address) if address else None,
-            report=watch.report,
-            limits=self._limits,
-        )
-        provisioned = await handoff.run()
-        watch.report(Progress(Step.PROVISIONED, f"device {provisioned.device_id}"))
+        provisioned = await self._hand_over(code, given, address, watch)
         return Pushed(provisioned.device_id, watch.elapsed_s())
 
     async def provision(
@@ -155,6 +214,9 @@ class Companion:
     ) -> Onboarded:
         """Ask MODE for a token, hand it over, and see the device in the home.
 
+        Where the device says that it got no usable answer from MODE, the device that may have come into the home
+        without a holder of its key is removed, if there is no doubt which it is, and all is done once more.
+
         Args:
             code: The device's setup code.
             home_id: The home; may be left out by a user who has one.
@@ -163,38 +225,167 @@ class Companion:
             address: The device's address, where a PIN leaves the choice open.
 
         Raises:
-            BletokenError: As `Handoff.run`.
+            BletokenError: As `Exchange.run`.
+            OutcomeUnknownError: It is not certain what may be removed.
             NotInHomeError: MODE does not list the device in the home.
             UsageError: There is no session key, or the home is not clear.
         """
         if self._api is None:
             raise UsageError("provisioning needs the user's MODE session key")
-        api, watch = self._api, _Stopwatch(self._report)
-        home_id = await _only_home(api) if home_id is None else home_id
-        events: asyncio.Queue[DeviceEvent] = asyncio.Queue()
+        watch = _Stopwatch(self._report)
+        home = await _only_home(self._api) if home_id is None else home_id
+        run = _Provisioning(self._api, self._notes(), self._mode_url, home, device_class, tag, watch)
+        await run.look_at_leftovers()
+        for recovery in range(_MOST_RECOVERIES + 1):
+            try:
+                return await run.once(lambda token: self._hand_over(code, token, address, watch))
+            except OutcomeUnknownError:
+                if recovery == _MOST_RECOVERIES:
+                    raise
+                await run.recover(self._choose)
+        raise AssertionError("the last try returns or raises")
+
+    async def _hand_over(
+        self, code: SetupCode, token: asyncio.Future[Token], address: str | None, watch: "_Stopwatch"
+    ) -> Provisioned:
+        exchange = Exchange(
+            self._radio, code, HandOver(token), address=address, report=watch.report, limits=self._limits
+        )
+        status = await exchange.run()
+        assert isinstance(status, Provisioned), "nothing else ends a hand-off well"
+        watch.report(Progress(Step.PROVISIONED, f"device {status.device_id}"))
+        return status
+
+    def _notes(self) -> Notes:
+        if self._notes_folder is None:
+            import platformdirs
+
+            self._notes_folder = platformdirs.user_state_path("bletoken") / "tokens"
+        return Notes(self._notes_folder)
+
+
+class _Provisioning:
+    """One `provision` call: a token, a hand-off, and what may have to be put right in between."""
+
+    def __init__(
+        self,
+        api: "UserApi",
+        notes: Notes,
+        mode_url: str,
+        home_id: int,
+        device_class: str,
+        tag: str | None,
+        watch: "_Stopwatch",
+    ) -> None:
+        self._api = api
+        self._notes = notes
+        self._mode_url = mode_url
+        self._home_id = home_id
+        self._device_class = device_class
+        self._tag = tag
+        self._watch = watch
+        self._note: Note | None = None
+
+    async def look_at_leftovers(self) -> None:
+        """Look once more at tokens of earlier runs that can bring no device any more."""
+        for note in self._notes.all():
+            if note.mode_url != self._mode_url or not note.is_over(time.time()):
+                continue
+            if note.outcome_unknown:
+                try:
+                    orphan = note.orphan(await self._api.devices(note.home_id))
+                    if orphan is not None:
+                        await self._remove(orphan.id)
+                except CloudRefusedError:
+                    # Another user's home, or no longer ours: nothing that we may put right.
+                    pass
+            self._notes.forget(note)
+
+    async def once(self, hand_over: Callable[[asyncio.Future[Token]], Awaitable[Provisioned]]) -> Onboarded:
+        """Ask for a token, hand it over, see the device in the home."""
+        events: asyncio.Queue[DeviceEvent | None] = asyncio.Queue()
         subscribed = asyncio.Event()
-        listening = asyncio.create_task(_listen(api, events, subscribed))
-        asking = asyncio.create_task(_ask_token(api, home_id, device_class, tag, subscribed))
+        listening = asyncio.create_task(_listen(self._api, events, subscribed))
+        asking = asyncio.create_task(self._ask_token(subscribed))
         try:
-            handoff = Handoff(
-                self._radio,
-                code,
-                asking,
-                wanted=by_address(address) if address else None,
-                report=watch.report,
-                limits=self._limits,
-            )
-            provisioned = await handoff.run()
-            watch.report(Progress(Step.PROVISIONED, f"device {provisioned.device_id}"))
-            watch.report(Progress(Step.EVENT))
+            provisioned = await hand_over(asking)
+            self._watch.report(Progress(Step.EVENT))
             event = await _event_of(events, provisioned.device_id, listening)
-            device = await _device_in_home(api, home_id, provisioned.device_id)
-            watch.report(Progress(Step.IN_HOME, f"home {home_id}"))
+            device = await self._device_in_home(provisioned.device_id)
+            self._watch.report(Progress(Step.IN_HOME, f"home {self._home_id}"))
         finally:
             for task in (listening, asking):
                 task.cancel()
             await asyncio.gather(listening, asking, return_exceptions=True)
-        return Onboarded(provisioned.device_id, home_id, event, device, watch.elapsed_s())
+        if self._note is not None:
+            self._notes.forget(self._note)
+        return Onboarded(provisioned.device_id, self._home_id, event, device, self._watch.elapsed_s())
+
+    async def recover(self, choose: Choose | None) -> None:
+        """Put right what an unknown outcome may have left in the home.
+
+        Raises:
+            OutcomeUnknownError: It is not certain what may be removed, and nobody said.
+        """
+        assert self._note is not None, "an outcome is unknown only of a token that was asked for"
+        self._watch.report(Progress(Step.RECOVERING))
+        self._note = replace(self._note, outcome_unknown=True)
+        self._notes.keep(self._note)
+        devices = await self._api.devices(self._home_id)
+        newcomers = self._note.newcomers(devices)
+        orphan = self._note.orphan(devices)
+        if orphan is not None:
+            await self._remove(orphan.id)
+        elif newcomers:
+            chosen = await choose(newcomers) if choose is not None else None
+            if chosen not in [device.id for device in newcomers]:
+                listed = ", ".join(str(device.id) for device in newcomers[:10])
+                raise OutcomeUnknownError(
+                    f"the device got no usable answer from MODE, and it is not certain whether device {listed}, new in"
+                    f" home {self._home_id}, came of it; nothing was removed"
+                )
+            await self._remove(chosen)
+        else:
+            # Nothing came of the token so far. It may still, until it expires; the note makes the next run look.
+            return
+        self._notes.forget(self._note)
+
+    async def _remove(self, device_id: int) -> None:
+        self._watch.report(Progress(Step.RECOVERING, f"removing device {device_id}, whose key nobody has"))
+        await self._api.delete_device(device_id)
+
+    async def _ask_token(self, subscribed: asyncio.Event) -> Token:
+        devices = await self._api.devices(self._home_id)
+        tag = secrets.token_hex(16)
+        self._note = new_note(tag, self._mode_url, self._home_id, self._device_class, devices)
+        self._notes.keep(self._note)
+        issued = await self._api.start_provisioning(self._home_id, self._device_class, tag)
+        ends = issued.expires_at.timestamp() if issued.expires_at else None
+        self._note = replace(self._note, token_ref=token_ref(issued.token).hex(), expires_at=ends)
+        self._notes.keep(self._note)
+        # The device's event comes right after the redemption: whoever listens later misses it.
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
+                await subscribed.wait()
+        return Token(issued.token, issued.expires_at)
+
+    async def _device_in_home(self, device_id: int) -> "Device":
+        for look in range(_HOME_LOOKS):
+            for device in await self._api.devices(self._home_id):
+                if device.id == device_id:
+                    return await self._tagged(device)
+            await asyncio.sleep(0.25 * 2**look)
+        raise NotInHomeError(f"MODE does not list device {device_id} in home {self._home_id}")
+
+    async def _tagged(self, device: "Device") -> "Device":
+        """The device under the tag it is to have; the one it came with was ours."""
+        tag = self._tag or ""
+        try:
+            await self._api.update_device(device.id, tag=tag)
+        except CloudRefusedError:
+            # The device is in the home all the same, and the result shows which tag it has.
+            return device
+        return replace(device, tag=tag)
 
 
 class _Stopwatch:
@@ -236,45 +427,28 @@ async def _only_home(api: "UserApi") -> int:
     return homes[0].id
 
 
-async def _ask_token(
-    api: "UserApi", home_id: int, device_class: str, tag: str | None, subscribed: asyncio.Event
-) -> Token:
-    token = await api.start_provisioning(home_id, device_class, tag)
-    # The device's event comes right after the redemption: whoever listens later misses it.
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
-            await subscribed.wait()
-    return Token(token.token, token.expires_at)
-
-
-async def _listen(api: "UserApi", events: "asyncio.Queue[DeviceEvent]", subscribed: asyncio.Event) -> None:
+async def _listen(api: "UserApi", events: "asyncio.Queue[DeviceEvent | None]", subscribed: asyncio.Event) -> None:
     # Events are a convenience: without them the home is asked, so their failure fails nothing.
-    with contextlib.suppress(CloudError):
-        try:
+    try:
+        with contextlib.suppress(CloudError):
             async with api.events() as stream:
                 subscribed.set()
                 async for event in stream:
                     events.put_nowait(event)
-        finally:
-            subscribed.set()
+    finally:
+        subscribed.set()
+        events.put_nowait(None)
 
 
-async def _event_of(events: "asyncio.Queue[DeviceEvent]", device_id: int, listening: asyncio.Task[None]) -> str | None:
-    """The device's own event; MODE's built-in ones begin with an underscore."""
+async def _event_of(
+    events: "asyncio.Queue[DeviceEvent | None]", device_id: int, listening: asyncio.Task[None]
+) -> str | None:
+    """The device's own event; MODE's built-in ones begin with an underscore. None when none came in time."""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(_EVENT_TIMEOUT_S):
-            while not (listening.done() and events.empty()):
-                event = await events.get()
+            while (event := await events.get()) is not None:
                 if event.origin_device_id == device_id and not event.event_type.startswith("_"):
                     return event.event_type
-            listening.result()
+            # The end of the stream is no error, but a defect in following it is.
+            await listening
     return None
-
-
-async def _device_in_home(api: "UserApi", home_id: int, device_id: int) -> "Device":
-    for look in range(_HOME_LOOKS):
-        for device in await api.devices(home_id):
-            if device.id == device_id:
-                return device
-        await asyncio.sleep(0.25 * 2**look)
-    raise NotInHomeError(f"MODE does not list device {device_id} in home {home_id}")

@@ -1,3 +1,4 @@
+import contextlib
 import json
 from datetime import UTC, datetime
 from typing import Any
@@ -27,8 +28,27 @@ JSON = st.recursive(
 )
 KNOWN_FIELDS = st.dictionaries(
     st.sampled_from(
-        "type id homeId userId deviceId projectId token apiKey name tag deviceClass creationTime expirationTime timestamp "
-        "eventType eventData originDeviceId isConnected deactivated".split()
+        [
+            "type",
+            "id",
+            "homeId",
+            "userId",
+            "deviceId",
+            "projectId",
+            "token",
+            "apiKey",
+            "name",
+            "tag",
+            "deviceClass",
+            "creationTime",
+            "expirationTime",
+            "timestamp",
+            "eventType",
+            "eventData",
+            "originDeviceId",
+            "isConnected",
+            "deactivated",
+        ]
     ),
     JSON | st.integers(-1, 2**64) | st.sampled_from(["2015-08-25T21:39:37Z", "9999-12-31T23:59:59-23:59", "v1.abc"]),
 )
@@ -47,10 +67,8 @@ def test_any_json_is_read_or_raises_the_one_error(value: object, model: Any) -> 
 
 @given(value=JSON)
 def test_any_json_is_a_list_or_raises_the_one_error(value: object) -> None:
-    try:
+    with contextlib.suppress(CloudNoAnswerError):
         assert isinstance(list_from_json(value, Home.from_json), list)
-    except CloudNoAnswerError:
-        pass
 
 
 def test_credentials_are_read_from_the_device_object_that_mode_answers_with() -> None:

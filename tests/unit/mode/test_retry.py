@@ -1,5 +1,3 @@
-from collections.abc import Sequence
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,7 +66,7 @@ class World:
     """A call that ends in these ways one after the other, and a clock that only sleeping moves."""
 
     def __init__(self, *ends: CloudError | str) -> None:
-        self._ends: Sequence[CloudError | str] = ends
+        self._ends = ends
         self.calls = 0
         self.now_s = 100.0
         self.slept_s: list[float] = []
