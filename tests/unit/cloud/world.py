@@ -59,5 +59,5 @@ def key_header(key: str) -> dict[str, str]:
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(30):
-        while not await condition():  # noqa: ASYNC110 - there is no event for what is seen over HTTP
+        while not await condition():
             await asyncio.sleep(0.001)
