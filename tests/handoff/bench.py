@@ -253,7 +253,7 @@ class InProcess:
             done = await companion.provision(code, home_id=bench.seed["homeId"], device_class=bench.seed["deviceClass"])
             return {"device_id": done.device_id, "event": done.event, "elapsed_s": done.elapsed_s}
 
-        options = {"mode_url": bench.mode.url, "session_key": bench.seed["userKey"]}
+        options = {"mode_url": bench.mode.url, "session_key": bench.seed["userKey"], "notes": bench.path / "notes"}
         return await self._outcome(radio, limits, work, **options)
 
     @staticmethod
@@ -329,7 +329,7 @@ class Processes:
 
     async def provision(self, bench: Bench, radio: str, code: SetupCode, limits: dict[str, float]) -> Outcome:
         home = ["--home", str(bench.seed["homeId"]), "--class", bench.seed["deviceClass"], "--mode-url", bench.mode.url]
-        key = {"BLETOKEN_SESSION_KEY": bench.seed["userKey"]}
+        key = {"BLETOKEN_SESSION_KEY": bench.seed["userKey"], "XDG_STATE_HOME": str(bench.path)}
         return await self._outcome(["provision", *home], radio, code, limits, **key)
 
     @staticmethod

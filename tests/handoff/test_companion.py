@@ -1,0 +1,253 @@
+"""What the companion does beyond handing a token over: recover, choose, ask, sign in."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handoff.bench import Bench, InProcess, open_bench
+
+from bletoken import errors
+from bletoken.errors import LinkLostError
+from bletoken.mode.models import Device as ModeDevice
+from bletoken.mode.models import ProvisioningToken
+from bletoken.mode.user_api import UserApi
+from bletoken.protocol.setup_code import Pin
+from bletoken.protocol.wire import CoarseState, Failed, FailureCode, Idle, Provisioned
+from bletoken.sim.cloud.faults import ErrorAnswer, Fault
+from bletoken_central.handoff import Limits, Token
+from bletoken_central.link import Link
+from bletoken_central.onboarding import Companion, Onboarded
+
+
+@pytest.fixture
+async def alone(tmp_path: Path) -> AsyncIterator[Bench]:
+    async with open_bench(InProcess(), tmp_path) as opened:
+        yield opened
+
+
+def companion(bench: Bench, **options: object) -> Companion:
+    return Companion(
+        bench.hub.radio,
+        session_key=bench.seed["userKey"],
+        mode_url=bench.mode.url,
+        notes=bench.path / "notes",
+        **options,  # type: ignore[arg-type] # whatever Companion takes
+    )
+
+
+# Recovery -----------------------------------------------------------------------------------------------------------
+
+
+async def test_an_orphan_is_removed_and_one_device_ends_up_in_the_home_unaided(bench: Bench) -> None:
+    device = bench.device()
+    await device.start()
+    other = await bench.client.post("/devices", json={"token": await bench.token()})
+    other_id = other.raise_for_status().json()["id"]
+    bench.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+    outcome = await bench.provision(device.label.qr)
+    assert outcome.exit_code == 0, outcome
+    assert bench.redemptions == [201, 201, 201]
+    assert await bench.devices_in_home() == [other_id, outcome.device_id]
+    assert device.credentials is not None
+    assert await bench.accepts(device.credentials)
+    assert "recovering" in outcome.steps
+
+
+@pytest.mark.bench(tag_echoed=False)
+async def test_with_a_tag_that_mode_does_not_echo_nothing_is_removed_and_the_person_is_told(bench: Bench) -> None:
+    device = bench.device()
+    await device.start()
+    bench.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+    outcome = await bench.provision(device.label.qr)
+    assert outcome.exit_code == 8, outcome
+    [orphan] = await bench.devices_in_home()
+    assert str(orphan) in outcome.message
+    assert "nothing was removed" in outcome.message
+
+
+async def test_the_person_can_say_which_device_may_be_removed(tmp_path: Path) -> None:
+    async with open_bench(InProcess(), tmp_path, tag_echoed=False) as bench:
+        device = bench.device()
+        await device.start()
+        bench.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+        asked: list[list[int]] = []
+
+        async def choose(devices: Sequence[ModeDevice]) -> int | None:
+            asked.append([d.id for d in devices])
+            return devices[0].id
+
+        async with companion(bench, choose=choose) as c:
+            done = await c.provision(device.label.qr, device_class=bench.seed["deviceClass"])
+        assert len(asked) == 1
+        assert await bench.devices_in_home() == [done.device_id]
+
+
+async def test_an_outcome_that_was_not_told_authentically_removes_nothing(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(hold="after"))
+
+    async def provision() -> Onboarded:
+        async with companion(alone, limits=Limits(total_s=3)) as c:
+            return await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+
+    with pytest.raises(errors.HandoffTimeoutError):
+        await provision()
+    assert len(await alone.devices_in_home()) == 1
+    alone.mode.faults.clear()
+    alone.mode.faults.release()
+
+
+async def test_recovery_ends_after_two_tries(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(drop="after"))
+    async with companion(alone) as c:
+        with pytest.raises(errors.OutcomeUnknownError):
+            await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+    assert alone.redemptions == [201, 201, 201]
+
+
+async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_it_has_expired(
+    alone: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens: list[str] = []
+    start_provisioning = UserApi.start_provisioning
+
+    async def noting(api: UserApi, *arguments: Any) -> ProvisioningToken:
+        token = await start_provisioning(api, *arguments)
+        tokens.append(token.token)
+        return token
+
+    monkeypatch.setattr(UserApi, "start_provisioning", noting)
+    device, device_class = alone.device("first"), alone.seed["deviceClass"]
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(error=ErrorAnswer(status=500), count=1))
+    async with companion(alone) as c:
+        first = await c.provision(device.label.qr, device_class=device_class)
+        # Nothing had come of the first token then. Now MODE takes it in after all.
+        late = await alone.client.post("/devices", json={"token": tokens[0]})
+        orphan = late.raise_for_status().json()["id"]
+        [note] = (alone.path / "notes").iterdir()
+        note.write_text(json.dumps({**json.loads(note.read_text()), "expires_at": 1.0}))
+        await device.stop()
+        other = alone.device("second")
+        await other.start()
+        second = await c.provision(other.label.qr, device_class=device_class)
+    assert orphan not in await alone.devices_in_home()
+    assert await alone.devices_in_home() == [first.device_id, second.device_id]
+    assert list((alone.path / "notes").iterdir()) == []
+
+
+async def test_the_device_gets_the_tag_it_is_to_have(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    async with companion(alone) as c:
+        done = await c.provision(device.label.qr, device_class=alone.seed["deviceClass"], tag="kitchen")
+    assert done.device.tag == "kitchen"
+    assert list((alone.path / "notes").iterdir()) == []
+
+
+# Choosing -----------------------------------------------------------------------------------------------------------
+
+
+async def test_among_twenty_devices_the_qr_code_finds_its_own_without_connecting_to_another(alone: Bench) -> None:
+    devices = [alone.device(f"device-{n}") for n in range(20)]
+    async with asyncio.TaskGroup() as group:
+        for device in devices:
+            group.create_task(device.start())
+    outcome = await alone.push(devices[13].label.qr, await alone.token())
+    assert outcome.exit_code == 0, outcome
+    connected = [n for n, device in enumerate(devices) if "companion connected" in device.steps]
+    assert connected == [13]
+
+
+async def test_a_pin_with_several_devices_near_asks_which_one_and_then_takes_that(alone: Bench) -> None:
+    devices = [alone.device(f"device-{n}") for n in range(3)]
+    for device in devices:
+        await device.start()
+    pin = devices[1].label.pin
+    assert pin is not None
+    outcome = await alone.push(pin, await alone.token())
+    assert outcome.exit_code == 23, outcome
+    assert all("companion connected" not in device.steps for device in devices)
+    async with Companion(alone.hub.radio) as c:
+        near = [found async for found in c.scan(1)]
+        assert len(near) == 3
+        [mine] = [found for found in near if found.name and found.name.is_of(devices[1].label.qr)]
+        pushed = await c.push(pin, Token(await alone.token()), address=mine.address)
+    assert await alone.devices_in_home() == [pushed.device_id]
+    assert ["companion connected" in device.steps for device in devices] == [False, True, False]
+
+
+async def test_a_pin_without_an_authentic_answer_is_tried_three_times_and_no_more(
+    alone: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = alone.device()
+    await device.start()
+    assert device.label.pin is not None
+    sent: list[bytes] = []
+
+    async def lost(link: Link, message: bytes) -> None:
+        sent.append(message)
+        raise LinkLostError("just as the message left")
+
+    monkeypatch.setattr(Link, "send", lost)
+    outcome = await alone.push(device.label.pin, await alone.token())
+    assert outcome.exit_code == 4, outcome
+    assert "type it again" in outcome.message
+    assert len(sent) == len(set(sent)) == 3
+
+
+async def test_two_companions_at_one_device_one_finishes_the_other_is_told(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    outcomes = await asyncio.gather(
+        *[alone.push(device.label.qr, await alone.token()) for _ in range(2)],
+    )
+    codes = sorted(outcome.exit_code for outcome in outcomes)
+    assert codes in ([0, 10], [0, 11]), outcomes
+    [winner] = [outcome for outcome in outcomes if outcome.exit_code == 0]
+    assert await alone.devices_in_home() == [winner.device_id]
+    assert alone.redemptions == [201]
+
+
+# Asking -------------------------------------------------------------------------------------------------------------
+
+
+async def test_info_without_a_code_tells_what_anybody_may_know(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    async with Companion(alone.hub.radio) as c:
+        told = await c.info()
+    assert (told.offer.state, told.offer.device_class, told.status) == (
+        CoarseState.READY,
+        alone.seed["deviceClass"],
+        None,
+    )
+
+
+async def test_info_with_the_code_tells_what_became_of_the_last_token(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    async with Companion(alone.hub.radio) as c:
+        assert isinstance((await c.info(device.label.qr)).status, Idle)
+        await alone.push(device.label.qr, "no-token-of-modes")
+        failed = (await c.info(device.label.qr)).status
+        assert isinstance(failed, Failed)
+        assert (failed.code, failed.reason) == (FailureCode.TOKEN_REFUSED, "INVALID_TOKEN")
+        pushed = await alone.push(device.label.qr, await alone.token())
+        provisioned = (await c.info(device.label.qr)).status
+        assert isinstance(provisioned, Provisioned)
+        assert provisioned.device_id == pushed.device_id
+
+
+async def test_a_wrong_pin_cannot_ask_anything(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    async with Companion(alone.hub.radio) as c:
+        with pytest.raises(errors.CodeRefusedError):
+            await c.info(Pin("13572468"))
