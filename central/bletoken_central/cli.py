@@ -8,7 +8,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
+from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -219,8 +219,8 @@ def _scan(arguments: argparse.Namespace) -> int:
 
     async def scan() -> int:
         count = 0
-        async with Companion(arguments.radio) as companion:
-            async for found in companion.scan(arguments.seconds):
+        async with Companion(arguments.radio) as companion, aclosing(companion.scan(arguments.seconds)) as devices:
+            async for found in devices:
                 count += 1
                 assert found.name is not None, "scan gives devices with a name only"
                 state = states.get(found.name.state, "unknown")

@@ -124,6 +124,7 @@ class Limits:
         silence_s: Seconds between two answers after that, while the device asks MODE.
         total_s: Seconds in all.
         attempts: Connections in all.
+        breaches: Connections on which the device broke the protocol; a damaged packet is rare, a rogue device is not.
         choose_s: Seconds to see whether another device is near, before a PIN is tried.
         unanswered_pins: First messages with a PIN that got no authentic answer, for one typing of the PIN.
     """
@@ -135,6 +136,7 @@ class Limits:
     attempts: int = 6
     unanswered_pins: int = 3
     choose_s: float = 2
+    breaches: int = 3
 
 
 class _SilentError(RadioError):
@@ -244,6 +246,7 @@ class Exchange:
         self._limits = limits or Limits()
         self._entropy = entropy
         self._unanswered = 0
+        self._breaches = 0
         self._last_status: type[Status] | None = None
         self.offer: Offer | None = None
         """What the device offered last; authentic once there was an authentic answer."""
@@ -279,7 +282,8 @@ class Exchange:
                 # Reconnecting is a new handshake; the same token gets the same answer, never a second redemption.
                 if self.found is None:
                     raise
-                if attempt == self._limits.attempts:
+                self._breaches += isinstance(error, RemoteProtocolError)
+                if attempt == self._limits.attempts or self._breaches == self._limits.breaches:
                     self._give_up(error)
                 if self._code.method is Method.PIN and self._unanswered >= self._limits.unanswered_pins:
                     raise CodeRefusedError("no authentic answer to this PIN; type it again to go on") from error

@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
@@ -135,8 +135,11 @@ class Companion:
     ) -> None:
         await self._open.__aexit__(kind, error, trace)
 
-    async def scan(self, seconds: float) -> AsyncIterator[Found]:
-        """Each bletoken device in range, once, for so many seconds."""
+    async def scan(self, seconds: float) -> AsyncGenerator[Found, None]:
+        """Each bletoken device in range, once, for so many seconds.
+
+        Who may leave the loop early closes it with `contextlib.aclosing`, so that the radio stops scanning at once.
+        """
         seen: set[str] = set()
         async with self._radio.scan() as heard:
             with contextlib.suppress(TimeoutError):
@@ -309,10 +312,10 @@ class _Provisioning:
         asking = asyncio.create_task(self._ask_token(subscribed))
         try:
             provisioned = await hand_over(asking)
-            self._watch.report(Progress(Step.EVENT))
-            event = await _event_of(events, provisioned.device_id, listening)
             device = await self._device_in_home(provisioned.device_id)
             self._watch.report(Progress(Step.IN_HOME, f"home {self._home_id}"))
+            event = await _event_of(events, provisioned.device_id, listening)
+            self._watch.report(Progress(Step.EVENT, event or "none came"))
         finally:
             for task in (listening, asking):
                 task.cancel()
@@ -409,8 +412,7 @@ class _Stopwatch:
 
     def _lap(self) -> None:
         now = time.monotonic()
-        # Facts take no time; what follows `token accepted` is waiting for the device to begin.
-        if self._step is not None and self._step is not Step.IN_HOME:
+        if self._step is not None:
             name = self._step.name.lower()
             self._elapsed[name] = self._elapsed.get(name, 0) + now - self._since
         self._since = now

@@ -41,6 +41,7 @@ class Outcome:
 
     exit_code: int
     message: str = ""
+    shown: str = ""
     device_id: int | None = None
     result: dict[str, Any] = field(default_factory=dict)
     steps: list[str] = field(default_factory=list)
@@ -186,12 +187,12 @@ class Programs(Protocol):
 
 @contextlib.asynccontextmanager
 async def open_bench(
-    programs: Programs, path: Path, *, link: LinkModel | None = None, **settings: Any
+    programs: Programs, path: Path, *, link: LinkModel | None = None, btsnoop: Path | None = None, **settings: Any
 ) -> AsyncIterator[Bench]:
     """A bench that ends with the context, and every device on it."""
     async with contextlib.AsyncExitStack() as stack:
         mode = await stack.enter_async_context(serve(Settings(**settings)))
-        hub = await stack.enter_async_context(Hub.open(f"unix:{path}/air", model=link or LinkModel()))
+        hub = await stack.enter_async_context(Hub.open(f"unix:{path}/air", model=link, btsnoop=btsnoop))
         client = await stack.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
         seed = (await client.post("/_sim/seed")).raise_for_status().json()
         bench = Bench(programs, path, mode, client, seed, hub)
@@ -302,7 +303,7 @@ class _DeviceProcess:
             await self._reading
 
 
-def _command(name: str) -> list[str]:
+def command_of(name: str) -> list[str]:
     return [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next", "-m", f"{name}.cli"]
 
 
@@ -316,10 +317,13 @@ async def _start(command: list[str], **variables: str) -> asyncio.subprocess.Pro
 
 
 class Processes:
-    """Both sides as the programs that people run."""
+    """Both sides as the programs that people run; `device_program` takes the place of the device's."""
+
+    def __init__(self, device_program: list[str] | None = None) -> None:
+        self._device_program = device_program or command_of("bletoken_peripheral")
 
     async def start_device(self, device: Device) -> RunningDevice:
-        command = [*_command("bletoken_peripheral"), "run", "--json", "--config", str(device.config)]
+        command = [*self._device_program, "run", "--json", "--config", str(device.config)]
         return _DeviceProcess(await _start(command))
 
     async def push(self, bench: Bench, radio: str, code: SetupCode, token: str, limits: dict[str, float]) -> Outcome:
@@ -338,7 +342,7 @@ class Processes:
     ) -> Outcome:
         options = {"find_s": "--find-s", "total_s": "--timeout-s"}
         given = [part for name, value in limits.items() for part in (options[name], str(value))]
-        command = [*_command("bletoken_central"), *words, "--json", "--radio", radio, *given]
+        command = [*command_of("bletoken_central"), *words, "--json", "--radio", radio, *given]
         process = await _start(command, BLETOKEN_SETUP_CODE=code.text, **variables)
         try:
             async with asyncio.timeout(3 * WAIT_S):
@@ -350,4 +354,6 @@ class Processes:
         said = [json.loads(line) for line in out.splitlines()]
         last, steps = said[-1], [line["step"] for line in said if "step" in line]
         assert process.returncode is not None
-        return Outcome(process.returncode, last.get("message", ""), last.get("device_id"), last, steps)
+        return Outcome(
+            process.returncode, message := last.get("message", ""), message, last.get("device_id"), last, steps
+        )

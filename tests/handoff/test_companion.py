@@ -165,6 +165,19 @@ async def test_among_twenty_devices_the_qr_code_finds_its_own_without_connecting
     assert connected == [13]
 
 
+@pytest.mark.produces(exit_code=23)
+@pytest.mark.parametrize("bench", ["processes"], indirect=True)
+async def test_a_pin_with_several_devices_near_says_so(bench: Bench) -> None:
+    devices = [bench.device(f"device-{n}") for n in range(2)]
+    for device in devices:
+        await device.start()
+    pin = devices[1].label.pin
+    assert pin is not None
+    outcome = await bench.push(pin, "token")
+    assert outcome.exit_code == 23, outcome
+    assert "2 bletoken devices are near" in outcome.message
+
+
 async def test_a_pin_with_several_devices_near_asks_which_one_and_then_takes_that(alone: Bench) -> None:
     devices = [alone.device(f"device-{n}") for n in range(3)]
     for device in devices:

@@ -8,12 +8,13 @@ import pytest
 from handoff.bench import Bench
 
 from bletoken.protocol.setup_code import Pin, QrSecret
-from bletoken.protocol.wire import TOKEN_UUID
+from bletoken.protocol.wire import TOKEN_UUID, ClearCode, FailureCode
 from bletoken.sim.air.att_log import handoff_requests
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
 from bletoken_peripheral.redemption import Phase
 
 
+@pytest.mark.produces(exit_code=0)
 async def test_a_device_comes_out_provisioned(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -79,6 +80,7 @@ async def test_every_mtu_carries_the_token(bench: Bench, mtu: int) -> None:
 # What can be wrong --------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.produces(exit_code=3)
 async def test_a_wrong_qr_code_finds_no_device(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -87,6 +89,7 @@ async def test_a_wrong_qr_code_finds_no_device(bench: Bench) -> None:
     assert "1 other" in outcome.message
 
 
+@pytest.mark.produces(ClearCode.NOT_AUTHENTIC, exit_code=4)
 async def test_a_wrong_pin_is_refused_and_counted_and_the_right_one_still_works(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -99,6 +102,7 @@ async def test_a_wrong_pin_is_refused_and_counted_and_the_right_one_still_works(
     assert (await bench.push(device.label.pin, token)).exit_code == 0
 
 
+@pytest.mark.produces(FailureCode.TOKEN_REFUSED, exit_code=6)
 async def test_modes_reason_for_refusing_a_token_reaches_the_companion_and_the_next_token_works(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -111,6 +115,7 @@ async def test_modes_reason_for_refusing_a_token_reaches_the_companion_and_the_n
     assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
 
 
+@pytest.mark.produces(FailureCode.CLOUD_UNREACHABLE, exit_code=7)
 async def test_a_device_that_cannot_reach_mode_says_so_and_is_ready_for_the_next_token(bench: Bench) -> None:
     device = bench.device(mode_url="http://127.0.0.1:9", retry_s=1)
     await device.start()
@@ -124,6 +129,7 @@ async def test_a_device_that_cannot_reach_mode_says_so_and_is_ready_for_the_next
     assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
 
 
+@pytest.mark.produces(FailureCode.ALREADY_PROVISIONED, exit_code=11)
 async def test_a_provisioned_device_takes_no_other_token(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -145,6 +151,7 @@ async def test_the_same_token_again_gets_the_same_answer_and_is_redeemed_once(be
     assert bench.redemptions == [201]
 
 
+@pytest.mark.produces(FailureCode.BUSY, exit_code=10)
 async def test_a_second_companion_is_told_that_the_device_is_busy_and_the_first_finishes(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -159,6 +166,7 @@ async def test_a_second_companion_is_told_that_the_device_is_busy_and_the_first_
     assert await bench.devices_in_home() == [outcome.device_id]
 
 
+@pytest.mark.produces(FailureCode.OUTCOME_UNKNOWN, exit_code=8)
 async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_never_asked_for_again(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -202,3 +210,33 @@ async def test_credentials_are_as_documented(bench: Bench) -> None:
     content = json.loads((device.folder.path / "credentials.json").read_text())
     assert content["device_id"] == outcome.device_id
     assert set(content) == {"schema", "device_id", "api_key", "mode_url"}
+
+
+@pytest.mark.produces(FailureCode.TOKEN_EXPIRED, exit_code=6)
+@pytest.mark.bench(token_lifetime_s=3)
+async def test_a_token_that_expires_before_mode_is_reached_is_told_so(bench: Bench) -> None:
+    device = bench.device(mode_url="http://127.0.0.1:9")
+    await device.start()
+    outcome = await bench.provision(device.label.qr)
+    assert outcome.exit_code == 6, outcome
+    assert "expired" in outcome.message
+
+
+@pytest.mark.produces(FailureCode.CLOUD_ERROR, exit_code=16)
+async def test_a_mode_that_asks_to_come_back_later_for_ever_is_given_up(bench: Bench) -> None:
+    device = bench.device(retry_s=1)
+    await device.start()
+    bench.mode.faults.arm("POST /devices", Fault(error=ErrorAnswer(status=503)))
+    outcome = await bench.push(device.label.qr, await bench.token())
+    assert outcome.exit_code == 16, outcome
+    bench.mode.faults.clear()
+    assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
+
+
+@pytest.mark.produces(exit_code=17)
+async def test_a_session_key_that_mode_does_not_accept_is_told_so(bench: Bench) -> None:
+    device = bench.device()
+    await device.start()
+    bench.seed["userKey"] = "v1.no-such-session"
+    outcome = await bench.provision(device.label.qr, total_s=20)
+    assert outcome.exit_code == 17, outcome

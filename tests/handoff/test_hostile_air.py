@@ -2,75 +2,26 @@
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import cbor2
 import pytest
-from bleak import BleakClient, BleakScanner
-from handoff.bench import Bench, Device, InProcess, open_bench, until
+from handoff.bench import Bench, Device, until
+from handoff.stranger import Stranger
 
 from bletoken.protocol import frames
 from bletoken.protocol.companion import CompanionMachine
 from bletoken.protocol.setup_code import AdvertName, Label
 from bletoken.protocol.wire import (
-    HELLO_UUID,
-    SERVICE_UUID,
-    STATUS_UUID,
     TOKEN_UUID,
     ClearCode,
-    ClearStatus,
-    MessageType,
     Offer,
     Provision,
 )
 from bletoken.sim.air.att_log import AttOpcode, Direction
-from bletoken.sim.air.bleak_backend import backends
 from bletoken_peripheral.gatt_server import GattServer
 
-
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_bench(InProcess(), tmp_path) as opened:
-        yield opened
-
-
-class Stranger:
-    """A companion that writes whatever it likes."""
-
-    def __init__(self, client: BleakClient) -> None:
-        self.client = client
-        self.heard: list[bytes] = []
-        self._reassembler = frames.Reassembler()
-
-    @classmethod
-    async def connect(cls, bench: Bench) -> "Stranger":
-        scanner, client = backends(f"{bench.hub.radio}?mtu=247")
-        device = await BleakScanner.find_device_by_filter(
-            lambda *_: True, service_uuids=[SERVICE_UUID], backend=scanner
-        )
-        assert device is not None
-        self = cls(BleakClient(device, backend=client))
-        await self.client.connect()
-        await self.client.start_notify(STATUS_UUID, self._notified)
-        return self
-
-    def _notified(self, _: object, frame: bytearray) -> None:
-        message = self._reassembler.receive(bytes(frame), 0)
-        if message is not None:
-            self.heard.append(message)
-
-    async def hello(self) -> bytes:
-        return bytes(await self.client.read_gatt_char(HELLO_UUID))
-
-    async def write(self, *frame_list: bytes) -> None:
-        for frame in frame_list:
-            await self.client.write_gatt_char(TOKEN_UUID, frame, response=True)
-
-    async def refused_with(self) -> ClearCode:
-        await until(lambda: self.heard)
-        assert self.heard[0][0] == MessageType.CLEAR_STATUS
-        return ClearStatus.decode(self.heard.pop(0)).code
+in_process = pytest.mark.parametrize("bench", ["in-process"], indirect=True)
+processes = pytest.mark.parametrize("bench", ["processes"], indirect=True)
 
 
 async def started(bench: Bench) -> Device:
@@ -94,19 +45,69 @@ async def is_ready_for_the_next_try(bench: Bench, device: Device, stranger: Stra
         pytest.param(
             [b"\x80" + bytes(200)] + [bytes([i]) + bytes(230) for i in range(1, 20)],
             ClearCode.TOO_LARGE,
+            marks=pytest.mark.produces(ClearCode.TOO_LARGE),
             id="a message of more than 4096 octets",
         ),
-        pytest.param([b"\xc0"], ClearCode.MALFORMED, id="an empty frame"),
-        pytest.param([b"\x01abc"], ClearCode.MALFORMED, id="a frame that continues nothing"),
-        pytest.param([b"\x80abc", b"\x42def"], ClearCode.MALFORMED, id="a frame left out"),
-        pytest.param([b"\x80abc", b"\x01def", b"\x01def"], ClearCode.MALFORMED, id="a frame twice"),
-        pytest.param([b"\xc0\x01\x01\x01short"], ClearCode.MALFORMED, id="a truncated first message"),
-        pytest.param([b"\xc0\x01\x02" + bytes(60)], ClearCode.UNSUPPORTED_VERSION, id="another version"),
-        pytest.param([b"\xc0\x04" + bytes(60)], ClearCode.UNSUPPORTED_VERSION, id="version 2's first message"),
-        pytest.param([b"\xc0\x01\x01\x07" + bytes(60)], ClearCode.MALFORMED, id="an unknown method"),
-        pytest.param([b"\xc0\x09abc"], ClearCode.MALFORMED, id="an unknown type"),
-        pytest.param([b"\xc0\x01\x01\x01" + bytes(60)], ClearCode.STALE_OFFER, id="an offer nobody made"),
-        pytest.param([b"\xc0\x02" + bytes(40)], ClearCode.NOT_AUTHENTIC, id="a sealed message out of the blue"),
+        pytest.param(
+            [b"\xc0"], ClearCode.MALFORMED, marks=pytest.mark.produces(ClearCode.MALFORMED), id="an empty frame"
+        ),
+        pytest.param(
+            [b"\x01abc"],
+            ClearCode.MALFORMED,
+            marks=pytest.mark.produces(ClearCode.MALFORMED),
+            id="a frame that continues nothing",
+        ),
+        pytest.param(
+            [b"\x80abc", b"\x42def"],
+            ClearCode.MALFORMED,
+            marks=pytest.mark.produces(ClearCode.MALFORMED),
+            id="a frame left out",
+        ),
+        pytest.param(
+            [b"\x80abc", b"\x01def", b"\x01def"],
+            ClearCode.MALFORMED,
+            marks=pytest.mark.produces(ClearCode.MALFORMED),
+            id="a frame twice",
+        ),
+        pytest.param(
+            [b"\xc0\x01\x01\x01short"],
+            ClearCode.MALFORMED,
+            marks=pytest.mark.produces(ClearCode.MALFORMED),
+            id="a truncated first message",
+        ),
+        pytest.param(
+            [b"\xc0\x01\x02" + bytes(60)],
+            ClearCode.UNSUPPORTED_VERSION,
+            marks=pytest.mark.produces(ClearCode.UNSUPPORTED_VERSION),
+            id="another version",
+        ),
+        pytest.param(
+            [b"\xc0\x04" + bytes(60)],
+            ClearCode.UNSUPPORTED_VERSION,
+            marks=pytest.mark.produces(ClearCode.UNSUPPORTED_VERSION),
+            id="version 2's first message",
+        ),
+        pytest.param(
+            [b"\xc0\x01\x01\x07" + bytes(60)],
+            ClearCode.MALFORMED,
+            marks=pytest.mark.produces(ClearCode.MALFORMED),
+            id="an unknown method",
+        ),
+        pytest.param(
+            [b"\xc0\x09abc"], ClearCode.MALFORMED, marks=pytest.mark.produces(ClearCode.MALFORMED), id="an unknown type"
+        ),
+        pytest.param(
+            [b"\xc0\x01\x01\x01" + bytes(60)],
+            ClearCode.STALE_OFFER,
+            marks=pytest.mark.produces(ClearCode.STALE_OFFER),
+            id="an offer nobody made",
+        ),
+        pytest.param(
+            [b"\xc0\x02" + bytes(40)],
+            ClearCode.NOT_AUTHENTIC,
+            marks=pytest.mark.produces(ClearCode.NOT_AUTHENTIC),
+            id="a sealed message out of the blue",
+        ),
     ],
 )
 async def test_what_is_not_the_protocol_gets_a_clear_status(
@@ -124,6 +125,7 @@ async def test_what_is_not_the_protocol_gets_a_clear_status(
     await is_ready_for_the_next_try(bench, device, stranger)
 
 
+@pytest.mark.produces(ClearCode.NOT_AUTHENTIC, ClearCode.STALE_OFFER)
 async def test_a_wrong_qr_secret_is_not_authentic_and_costs_the_offer(bench: Bench) -> None:
     device = await started(bench)
     stranger = await Stranger.connect(bench)
@@ -153,6 +155,7 @@ async def test_a_recorded_first_message_is_worth_nothing_on_another_connection(b
     await is_ready_for_the_next_try(bench, device, replayer)
 
 
+@in_process
 async def test_the_token_characteristic_cannot_be_read(bench: Bench) -> None:
     await started(bench)
     stranger = await Stranger.connect(bench)
@@ -183,6 +186,7 @@ def offer_with(versions: list[int]) -> bytes:
     return cbor2.dumps({1: versions, 2: bytes(16), 3: {1: b"\x09" + bytes(31)}, 4: [1], 5: 0}, canonical=True)
 
 
+@processes
 @pytest.mark.parametrize(
     ("hello", "exit_code"),
     [
@@ -206,12 +210,14 @@ async def test_a_rogue_offer_ends_in_a_typed_error_and_no_token_leaves(
     assert rogue.written == []
 
 
+@processes
+@pytest.mark.produces(exit_code=20)
 async def test_a_silent_device_ends_in_a_typed_error(bench: Bench) -> None:
     label = Label.generate(secrets.token_bytes, with_pin=False)
     hello = offer_with([1])
     assert Offer.decode(hello)
     async with GattServer(bench.hub.radio, str(AdvertName("r", label.qr.advert_tag(b"xy"))), RogueDevice(hello)):
-        outcome = await bench.push(label.qr, "precious", answer_s=0.2, total_s=20)
+        outcome = await bench.push(label.qr, "precious", total_s=3)
     assert outcome.exit_code == 20, outcome
 
 
@@ -223,6 +229,7 @@ BITS_OF = {
 }
 
 
+@in_process
 @pytest.mark.parametrize("opcode", list(BITS_OF), ids=lambda opcode: opcode.name.lower())
 async def test_one_flipped_bit_on_the_air_never_stores_a_wrong_token_nor_reports_a_false_success(
     bench: Bench, opcode: AttOpcode
@@ -248,6 +255,7 @@ async def test_one_flipped_bit_on_the_air_never_stores_a_wrong_token_nor_reports
     assert all(decided == 201 for decided in bench.redemptions)
 
 
+@in_process
 async def test_a_connection_that_proves_nothing_is_dropped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bletoken.protocol.device.AUTHENTICATION_TIMEOUT_S", 1)
     await started(bench)
