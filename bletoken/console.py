@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable
@@ -25,6 +26,23 @@ LONGEST_SHOWN: Final = 64
 
 EXIT_INTERRUPTED: Final = 130
 """The exit code after Ctrl-C."""
+
+EXTRAS: Final = {
+    "bless": "peripheral",
+    "segno": "peripheral",
+    "bleak": "central",
+    "httpx_ws": "central",
+    "keyring": "central",
+    "PIL": "central",
+    "platformdirs": "central",
+    "rich": "central",
+    "wsproto": "central",
+    "zxingcpp": "central",
+    "bumble": "sim",
+    "starlette": "sim",
+    "uvicorn": "sim",
+}
+"""The extra of this distribution that brings a library, by the library's import name."""
 
 
 def printable(text: str, longest: int = LONGEST_SHOWN) -> str:
@@ -87,13 +105,27 @@ def run_command(command: Callable[[], int], *, as_json: bool, verbose: bool = Fa
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        # Whoever read our output has gone; there is nobody to tell.
-        sys.stderr.close()
+        # Whoever read our output has gone; there is nobody to tell, not even when the interpreter flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
+        if (missing := _missing_extra(error)) is not None:
+            return _report_error(missing, as_json=as_json)
         # A traceback can quote what it should not, so it is shown on request only.
         logging.getLogger(__name__).debug("unexpected error", exc_info=True)
         return _report_error(UnexpectedError(f"unexpected {type(error).__name__}"), as_json=as_json)
+
+
+def _missing_extra(error: BaseException) -> UsageError | None:
+    """What to tell when a library of an extra is not installed; None when that is not what went wrong."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if not isinstance(error, ModuleNotFoundError):
+        return None
+    library = (error.name or "").partition(".")[0]
+    if library not in EXTRAS:
+        return None
+    return UsageError(f"{library} is not installed; this needs: pip install 'bletoken[{EXTRAS[library]}]'")
 
 
 def _report_error(error: BletokenError, *, as_json: bool) -> int:

@@ -18,6 +18,9 @@ from bletoken.protocol import cpace
 from bletoken.protocol.setup_code import PROTOCOL_LABEL, SetupCode
 from bletoken.protocol.wire import SHORT_SID_SIZE, SealedHead, channel_identifier
 
+TAG_SIZE: Final = 16
+"""Octets by which a box is longer than what is in it."""
+
 _KEY_SIZE: Final = 32
 _NONCE_SIZE: Final = 12
 _LAST_COUNTER: Final = 2**32 - 1

@@ -4,7 +4,7 @@ from typing import Final
 
 from bletoken.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from bletoken.protocol import cpace, frames
-from bletoken.protocol.channel import Direction, KeyShare, Opener, Sealer
+from bletoken.protocol.channel import TAG_SIZE, Direction, KeyShare, Opener, Sealer
 from bletoken.protocol.setup_code import Entropy, SetupCode
 from bletoken.protocol.states import Event, Machine, Role, State
 from bletoken.protocol.wire import (
@@ -14,6 +14,7 @@ from bletoken.protocol.wire import (
     MessageType,
     Offer,
     Request,
+    SealedHead,
     Status,
     decode_status,
     encode_request,
@@ -77,7 +78,7 @@ class CompanionMachine:
         """The message that proves the code and asks for something, once per connection.
 
         Raises:
-            RemoteProtocolError: The device's share has low order.
+            RemoteProtocolError: The device's share has low order, or it takes no message as large as this.
         """
         self._machine.require(Event.FIRST_SENT)
         if self._offer is None:
@@ -93,16 +94,27 @@ class CompanionMachine:
         self._sealer = Sealer(key, sid, Direction.TO_DEVICE)
         self._opener = Opener(key, sid, Direction.TO_COMPANION, gaps=True)
         message = self._sealer.seal_first(head, encode_request(request))
+        if len(message) > self._offer.largest_message:
+            self._machine.advance(Event.OFFER_REFUSED)
+            raise RemoteProtocolError(f"the device takes no message of {len(message)} octets")
         self._machine.advance(Event.FIRST_SENT)
         return message
 
     def request(self, request: Request) -> tuple[int, bytes]:
-        """The counter and octets of a further request."""
+        """The counter and octets of a further request.
+
+        Raises:
+            RemoteProtocolError: The device takes no message as large as this.
+        """
         self._machine.require(Event.REQUEST_SENT)
-        if self._sealer is None:
+        if self._sealer is None or self._offer is None:
             raise LocalProtocolError("there is no session")
         counter = self._sealer.next_counter
-        message = self._sealer.seal(encode_request(request))
+        payload = encode_request(request)
+        # Asked before the message is sealed: a counter that is used and not sent ends the session.
+        if (size := SealedHead.SIZE + len(payload) + TAG_SIZE) > self._offer.largest_message:
+            raise RemoteProtocolError(f"the device takes no message of {size} octets")
+        message = self._sealer.seal(payload)
         self._machine.advance(Event.REQUEST_SENT)
         return counter, message
 

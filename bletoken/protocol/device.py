@@ -46,6 +46,13 @@ _SHARED_LIMIT: Final = 4
 """Live offers and sessions of `SHARED_PEER`."""
 
 
+class TooManyMessagesError(RemoteProtocolError):
+    """The other side sends messages faster than they are looked at.
+
+    Wait for the answer to one before you send the next.
+    """
+
+
 @dataclass(frozen=True, slots=True)
 class SessionId:
     """Names one authenticated session: its connection and its offer."""
@@ -188,8 +195,14 @@ class DeviceMachine:
 
     def frame_refused(self, peer: str, error: RemoteProtocolError) -> list[Output]:
         """The clear status that follows a frame which `frame_received` refused."""
-        code = ClearCode.TOO_LARGE if isinstance(error, frames.MessageTooLargeError) else ClearCode.MALFORMED
-        return [self._clear(peer, code, self._sid_of(peer))]
+        match error:
+            case frames.MessageTooLargeError():
+                code = ClearCode.TOO_LARGE
+            case TooManyMessagesError():
+                code = ClearCode.BUSY
+            case _:
+                code = ClearCode.MALFORMED
+        return [self._clear(peer, code)]
 
     def message_received(self, peer: str, message: bytes, now: float) -> list[Output]:
         """Take one whole message; never raises for anything a peer can send."""
@@ -207,9 +220,9 @@ class DeviceMachine:
                 case _:
                     raise RemoteProtocolError("a message of an unknown type")
         except UnsupportedVersionError:
-            return [self._clear(peer, ClearCode.UNSUPPORTED_VERSION, self._sid_of(peer))]
+            return [self._clear(peer, ClearCode.UNSUPPORTED_VERSION)]
         except RemoteProtocolError:
-            return [self._clear(peer, ClearCode.MALFORMED, self._sid_of(peer))]
+            return [self._clear(peer, ClearCode.MALFORMED)]
 
     # What the device tells -------------------------------------------------------------------------------------------
 
@@ -232,6 +245,10 @@ class DeviceMachine:
     def unlock(self, record: GuessRecord) -> None:
         """Take PINs again, from a record that is durable already."""
         self._guesses = record
+
+    def pin_wait_s(self, now: float) -> float:
+        """Seconds until a PIN is let in: 0 for at once, `math.inf` when it is stopped."""
+        return float("inf") if self._guesses is None else self._guesses.wait_s(now)
 
     def send(self, session: SessionId, status: Status) -> list[Output]:
         """Seal a status for a session; nothing when the session is gone."""
@@ -271,13 +288,6 @@ class DeviceMachine:
             raise RemoteProtocolError("the peer is not connected")
         return connection
 
-    def _sid_of(self, peer: str) -> bytes:
-        """Whom a status answers that no sid came for. One with no sid is taken by every companion that hears it."""
-        connection = self._connections.get(peer)
-        if connection is None or connection.limit > 1:
-            return bytes(SID_SIZE)
-        return next(reversed(connection.sessions), self._current(connection).sid)
-
     @staticmethod
     def _current(connection: _Connection) -> _LiveOffer:
         return next(reversed(connection.offers.values()))
@@ -310,7 +320,7 @@ class DeviceMachine:
         share = offer.shares.get(head.method)
         if share is None:
             raise RemoteProtocolError("a method that was not offered")
-        if head.method is Method.PIN and (wait := self._pin_wait_s(now)) != 0:
+        if head.method is Method.PIN and (wait := self.pin_wait_s(now)) != 0:
             return [self._clear(peer, ClearCode.LOCKED, head.sid, wait_s=wait)]
         del connection.offers[head.sid]
         self._mint(connection)
@@ -362,9 +372,6 @@ class DeviceMachine:
             return self.send(session_id, Failed(re=counter, code=refused))
         return [Requested(session_id, counter, request)]
 
-    def _pin_wait_s(self, now: float) -> float:
-        return float("inf") if self._guesses is None else self._guesses.wait_s(now)
-
     def _record(self, change: Callable[[GuessRecord], GuessRecord]) -> None:
         assert self._guesses is not None, "no PIN is tried without a record"
         record = change(self._guesses)
@@ -378,6 +385,10 @@ class DeviceMachine:
 
     def _clear(self, peer: str, code: ClearCode, sid: bytes = bytes(SID_SIZE), *, wait_s: float = 0) -> Send:
         wait = 0 if wait_s == float("inf") else min(LONGEST_WAIT_S, -int(-wait_s // 1))
+        connection = self._connections.get(peer)
+        if not any(sid[:SHORT_SID_SIZE]) and connection is not None and connection.limit == 1:
+            # Where every companion hears this, each would take a status to nobody as its own.
+            sid = next(reversed(connection.sessions), self._current(connection).sid)
         return Send(peer, ClearStatus(code, self._state, wait, sid[:SHORT_SID_SIZE]).encode())
 
 

@@ -9,22 +9,34 @@ import secrets
 import sys
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from bletoken import console
 
 if TYPE_CHECKING:
+    from bletoken.protocol.setup_code import Label
     from bletoken_peripheral.config import Config
     from bletoken_peripheral.onboarding import Progress
     from bletoken_peripheral.store import StateFolder
 
 
+_EXIT_CODES: Final = """exit codes:
+   0 done                     7 MODE unreachable        24 no device is running here
+   1 unexpected               9 radio unavailable       25 identify_command did not work
+   2 usage, configuration    15 storage failed         130 interrupted
+"""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    arguments = _parser().parse_args(argv)
-    return console.run_command(
-        lambda: int(arguments.command(arguments)), as_json=arguments.json, verbose=arguments.verbose
-    )
+    given = sys.argv[1:] if argv is None else argv
+
+    def run() -> int:
+        console.refuse_secrets(given)
+        arguments = _parser().parse_args(given)
+        return int(arguments.command(arguments))
+
+    return console.run_command(run, as_json="--json" in given, verbose="--verbose" in given)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -32,6 +44,8 @@ def _parser() -> argparse.ArgumentParser:
         "bletoken-peripheral",
         "The device's side of bletoken: takes a MODE provisioning token over Bluetooth LE and redeems it.",
     )
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = _EXIT_CODES
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: %(default)s)")
     common.set_defaults(config=Path("/etc/bletoken/peripheral.toml"))
@@ -40,19 +54,36 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", parents=[common], help="make the state folder and the device's setup code")
-    init.add_argument("--no-pin", action="store_true", help="make a QR code only, no PIN")
+    code = init.add_mutually_exclusive_group()
+    code.add_argument("--no-pin", action="store_true", help="make a QR code only, no PIN")
+    code.add_argument(
+        "--code-file", metavar="FILE", help="take a code that label --batch prepared; - for standard input"
+    )
     init.set_defaults(command=_init)
 
-    label = commands.add_parser("label", parents=[common], help="show the label, or write it as a picture")
+    label = commands.add_parser("label", parents=[common], help="show the label, or make the labels of many devices")
     label.add_argument("--svg", type=Path, metavar="FILE", help="write an SVG picture of the whole label")
     label.add_argument("--png", type=Path, metavar="FILE", help="write a PNG picture of the QR code")
+    label.add_argument("--batch", type=int, metavar="N", help="make fresh codes for N devices, in a factory")
+    label.add_argument("--out", type=Path, metavar="FOLDER", help="with --batch: the new folder they go to")
+    label.add_argument("--first-serial", type=int, default=1, metavar="N", help="with --batch (default: %(default)s)")
+    label.add_argument("--no-pin", action="store_true", help="with --batch: QR codes only")
     label.set_defaults(command=_label)
 
     run = commands.add_parser("run", parents=[common], help="wait for a companion and get provisioned")
     run.set_defaults(command=_run)
 
+    opening = commands.add_parser("open", parents=[common], help="let companions find the running device again")
+    opening.set_defaults(command=_open_window)
+
     status = commands.add_parser("status", parents=[common], help="tell what state the device is in")
     status.set_defaults(command=_status)
+
+    unlock = commands.add_parser("unlock", parents=[common], help="take PINs again after too many wrong ones")
+    unlock.set_defaults(command=_unlock)
+
+    identify = commands.add_parser("identify", parents=[common], help="try the command that shows which device it is")
+    identify.set_defaults(command=_identify)
 
     reset = commands.add_parser(
         "reset", parents=[common], help="forget credentials and journal; the setup code and the PIN's failures stay"
@@ -71,31 +102,51 @@ def _open(arguments: argparse.Namespace) -> "tuple[Config, StateFolder]":
 
 
 def _init(arguments: argparse.Namespace) -> int:
+    from bletoken.errors import StorageError
     from bletoken.protocol.setup_code import Label
 
     _, folder = _open(arguments)
+    prepared = _prepared(arguments.code_file) if arguments.code_file else None
     folder.create()
     with folder.lock():
-        if folder.read_label() is None:
+        label = folder.read_label()
+        if label is None:
             # The PIN's record comes first: a PIN without one is stopped.
-            folder.write_failures(0)
-            folder.write_label(Label.generate(secrets.token_bytes, with_pin=not arguments.no_pin))
-            made = True
-        else:
-            made = False
+            folder.forget_failures()
+            folder.write_label(prepared or Label.generate(secrets.token_bytes, with_pin=not arguments.no_pin))
+        elif prepared is not None and prepared != label:
+            raise StorageError(f"{folder.path} has another setup code already: a device keeps its setup code for life")
+    made = label is None
     if arguments.json:
         console.say_json({"ok": True, "made": made, "state": str(folder.path)})
-    elif made:
-        console.say(f"Made a setup code in {folder.path}. Print it with: bletoken-peripheral label")
-    else:
+    elif not made:
         console.say(f"{folder.path} has a setup code already; it stays, because it is on the device's label.")
+    elif prepared is not None:
+        console.say(f"Took the setup code over into {folder.path}. Erase the file it came from on this device.")
+    else:
+        console.say(f"Made a setup code in {folder.path}. Print it with: bletoken-peripheral label")
     return 0
+
+
+def _prepared(name: str) -> "Label":
+    from bletoken import files
+    from bletoken_peripheral import store
+
+    if name == "-":
+        return store.parse_code_file(sys.stdin.buffer.read(files.LARGEST + 1), "standard input")
+    return store.parse_code_file(files.read(Path(name)), name)
 
 
 def _label(arguments: argparse.Namespace) -> int:
     from bletoken.errors import UsageError
     from bletoken_peripheral import label as pictures
 
+    if (arguments.batch is None) != (arguments.out is None):
+        raise UsageError("--batch and --out go together")
+    if arguments.batch is None and (arguments.no_pin or arguments.first_serial != 1):
+        raise UsageError("--no-pin and --first-serial are for --batch; this device has its code already")
+    if arguments.batch is not None:
+        return _batch(arguments)
     config, folder = _open(arguments)
     folder.check()
     label = folder.read_label()
@@ -110,6 +161,29 @@ def _label(arguments: argparse.Namespace) -> int:
     elif not (arguments.svg or arguments.png):
         unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
         console.say(pictures.terminal(label, unicode=unicode))
+    return 0
+
+
+def _batch(arguments: argparse.Namespace) -> int:
+    from bletoken.errors import UsageError
+    from bletoken_peripheral import factory
+
+    if arguments.svg or arguments.png:
+        raise UsageError("--svg and --png are for one label; --batch makes sheets in the folder of --out")
+    config, _ = _open(arguments)
+    made = factory.make(
+        arguments.out,
+        arguments.batch,
+        title=config.device_class,
+        entropy=secrets.token_bytes,
+        first_serial=arguments.first_serial,
+        with_pin=not arguments.no_pin,
+    )
+    if arguments.json:
+        console.say_json({"ok": True, "devices": arguments.batch, "files": [str(path) for path in made]})
+    else:
+        console.say(f"Made the setup codes of {arguments.batch} devices in {arguments.out}. Keep them as secrets.")
+        console.say(f"Each device takes its own: bletoken-peripheral init --code-file {made[0].name}")
     return 0
 
 
@@ -140,33 +214,72 @@ def _report_json(progress: "Progress") -> None:
     console.say_json(content)
 
 
+def _open_window(arguments: argparse.Namespace) -> int:
+    from bletoken_peripheral import control
+
+    _, folder = _open(arguments)
+    answer = control.ask(folder.path, control.Command.OPEN)
+    if arguments.json:
+        console.say_json({"ok": True, **answer})
+    else:
+        console.say(f"Companions can find the device for {answer.get('window_s')} s.")
+    return 0
+
+
 def _status(arguments: argparse.Namespace) -> int:
-    from bletoken_peripheral import redemption
+    from bletoken_peripheral import control
+    from bletoken_peripheral.overview import lines, overview
 
     config, folder = _open(arguments)
     folder.check()
-    label, journal, credentials = folder.read_label(), folder.read_journal(), folder.read_credentials()
-    failures = folder.read_failures()
-    state = redemption.coarse_state(journal, has_credentials=credentials is not None)
-    failure = journal.failure if journal else None
-    content: dict[str, object] = {
-        "ok": True,
-        "state": state.name.lower().replace("_", "-"),
-        "phase": journal.phase.value if journal else None,
-        "failure": failure and {"code": failure.code.name, "reason": console.printable(failure.reason)},
-        "device_id": credentials.device_id if credentials else None,
-        "device_class": config.device_class,
-        "setup_code": label is not None,
-        "pin": label is not None and label.pin is not None,
-        "pin_failures": failures,
-        "state_folder": str(folder.path),
-    }
+    try:
+        running = control.ask(folder.path, control.Command.STATUS)
+    except control.NotRunningError:
+        running = None
+    content = overview(
+        folder.read_label(), folder.read_journal(), folder.read_credentials(), folder.read_failures(), running
+    )
     if arguments.json:
-        console.say_json(content)
+        about = {"device_class": config.device_class, "state_folder": str(folder.path)}
+        console.say_json({"ok": True, **content, **about})
         return 0
-    for name, value in content.items():
-        if name != "ok" and value is not None:
-            console.say(f"{name.replace('_', ' '):14} {value}")
+    for line in [f"{'class':11} {config.device_class}", *lines(content), f"{'folder':11} {folder.path}"]:
+        console.say(line)
+    return 0
+
+
+def _unlock(arguments: argparse.Namespace) -> int:
+    from bletoken.errors import UsageError
+    from bletoken_peripheral import control
+
+    _, folder = _open(arguments)
+    folder.check()
+    if folder.read_label() is None:
+        raise UsageError(f"there is no setup code in {folder.path}; run: bletoken-peripheral init")
+    try:
+        control.ask(folder.path, control.Command.UNLOCK)
+    except control.NotRunningError:
+        with folder.lock():
+            folder.forget_failures()
+    if arguments.json:
+        console.say_json({"ok": True})
+    else:
+        console.say("The device takes PINs again.")
+    return 0
+
+
+def _identify(arguments: argparse.Namespace) -> int:
+    from bletoken.errors import UsageError
+    from bletoken_peripheral import identification
+
+    config, _ = _open(arguments)
+    if not config.identify_command:
+        raise UsageError(f"the configuration {arguments.config} has no identify_command")
+    asyncio.run(identification.run(config.identify_command))
+    if arguments.json:
+        console.say_json({"ok": True})
+    else:
+        console.say("The command ran to its end.")
     return 0
 
 

@@ -1,7 +1,9 @@
 """The device's configuration: one TOML file, checked once, with errors that name the key. It opens nothing else."""
 
 import difflib
+import os
 import re
+import stat
 import tomllib
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
@@ -16,6 +18,8 @@ DEFAULT_PATH: Final = Path("/etc/bletoken/peripheral.toml")
 """Where the configuration is looked for when the command line names none."""
 
 _LARGEST_FILE: Final = 65536
+_LONGEST_COMMAND: Final = 64
+_NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,8 @@ class Config:
         announced_window_s: Seconds for which it still advertises after it was provisioned.
         event: The MODE event that the device triggers when it is provisioned.
         retry_s: Seconds for which the device tries to reach MODE with one token, unless that expires earlier.
+        identify_command: The program, and its arguments, that shows which device this is (blinks, beeps); empty for
+            none. No shell reads it.
     """
 
     device_class: str
@@ -43,6 +49,7 @@ class Config:
     announced_window_s: int = 600
     event: str = "provisioned"
     retry_s: int = 120
+    identify_command: tuple[str, ...] = ()
 
 
 def load(path: Path) -> Config:
@@ -52,7 +59,14 @@ def load(path: Path) -> Config:
         UsageError: It cannot be read, or a key is unknown, missing, of the wrong type or out of bounds.
     """
     try:
-        with path.open("rb") as file:
+        # A pipe in its place must not hold the reader up.
+        with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAIT), "rb") as file:
+            info = os.fstat(file.fileno())
+            if not stat.S_ISREG(info.st_mode):
+                raise UsageError(f"the configuration {path} is not a plain file")
+            if hasattr(os, "geteuid") and info.st_mode & 0o002:
+                # It names a program to run and the MODE that the token goes to.
+                raise UsageError(f"everybody can change the configuration {path}; correct that: chmod o-w {path}")
             octets = file.read(_LARGEST_FILE + 1)
     except OSError as e:
         raise UsageError(f"cannot read the configuration {path}: {e.strerror}") from e
@@ -60,7 +74,8 @@ def load(path: Path) -> Config:
         raise UsageError(f"the configuration {path} is too large")
     try:
         content = tomllib.loads(octets.decode("utf-8"))
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as e:
+    except (ValueError, RecursionError) as e:
+        # Not every error of the parser is its own: a number of thousands of digits raises a bare ValueError.
         raise UsageError(f"the configuration {path} is no TOML: {e}") from e
     try:
         return _check(content, path.parent)
@@ -120,6 +135,16 @@ def _event(name: str, value: object) -> str:
     return str(value)
 
 
+def _command(name: str, value: object) -> tuple[str, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= _LONGEST_COMMAND:
+        raise ValueError(f"{name} must be a list of texts: a program and its arguments")
+    words = tuple(_string(f"each word of {name}", word) for word in value)
+    if "/" in words[0] and not words[0].startswith("/"):
+        # Where the device was started must not decide which program it runs.
+        raise ValueError(f"{name} must begin with an absolute path, or with a name that is on the PATH")
+    return words
+
+
 def _seconds(least: int, most: int) -> Callable[[str, object], int]:
     def check(name: str, value: object) -> int:
         if type(value) is not int or not least <= value <= most:
@@ -139,4 +164,5 @@ _CHECKS: Final[dict[str, Callable[[str, object], object]]] = {
     "announced_window_s": _seconds(0, 86400),
     "event": _event,
     "retry_s": _seconds(1, 3600),
+    "identify_command": _command,
 }

@@ -3,7 +3,6 @@
 It carries octets and says who wrote them; it knows neither codes nor tokens.
 """
 
-import asyncio
 import logging
 from typing import Any, Final, Protocol, Self
 
@@ -79,18 +78,21 @@ class GattServer:
             if not self._knows_peers:
                 self.connected(SHARED_PEER)
             await self._server.start()
-        except (UsageError, asyncio.CancelledError):
-            raise
-        except Exception as e:
+        except BaseException as e:
+            # Half a start must not stay on the air.
+            await self.__aexit__()
+            if isinstance(e, UsageError) or not isinstance(e, Exception):
+                raise
             # bless raises bare exceptions of several libraries.
             raise RadioUnavailableError(f"the radio {self._radio!r} cannot be used: {e}") from e
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        try:
-            await self._server.stop()
-        except Exception:  # noqa: BLE001 bless raises when the radio is gone; there is nothing left to stop then
-            _log.debug("the radio did not stop cleanly", exc_info=True)
+        if self._server is not None:
+            try:
+                await self._server.stop()
+            except Exception:  # noqa: BLE001 bless raises when the radio is gone; there is nothing left to stop then
+                _log.debug("the radio did not stop cleanly", exc_info=True)
         for peer in list(self._mtus):
             self.disconnected(peer)
 

@@ -1,14 +1,30 @@
-"""The label as a picture: on a terminal, as SVG, as PNG. Everything it makes is a secret."""
+"""The label as a picture: on a terminal, as SVG, as PNG, as sheets to print. Everything it makes is a secret."""
 
 import io
 import os
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
+from typing import Final
 
 import segno
 
+from bletoken import files
 from bletoken.errors import StorageError
 from bletoken.protocol.setup_code import Label
+
+WIDTH_MM: Final = 62
+HEIGHT_MM: Final = 29
+"""The size of one label."""
+
+COLUMNS: Final = 3
+ROWS: Final = 9
+"""Labels on a sheet of A4, 210 by 297 mm."""
+
+_GAP_MM: Final = 3
+_LEFT_MM: Final = (210 - COLUMNS * WIDTH_MM - (COLUMNS - 1) * _GAP_MM) / 2
+_TOP_MM: Final = (297 - ROWS * HEIGHT_MM - (ROWS - 1) * _GAP_MM) / 2
+_LONGEST_TITLE: Final = 20
 
 
 def terminal(label: Label, *, unicode: bool) -> str:
@@ -25,15 +41,39 @@ def terminal(label: Label, *, unicode: bool) -> str:
 
 def svg(label: Label, title: str) -> str:
     """The label as an SVG picture of 62 by 29 mm, with the codes beside the QR code."""
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH_MM}mm" height="{HEIGHT_MM}mm"'
+        f' viewBox="0 0 {WIDTH_MM} {HEIGHT_MM}">{_drawn(label, title)}</svg>\n'
+    )
+
+
+def sheet(labels: Sequence[tuple[str, Label]]) -> str:
+    """A page of A4 to print, as SVG: titles and labels, at most `COLUMNS` times `ROWS` of them, with lines to cut."""
+    if len(labels) > COLUMNS * ROWS:
+        raise ValueError(f"{len(labels)} labels do not fit on a sheet")
+    parts = []
+    for i, (title, label) in enumerate(labels):
+        row, column = divmod(i, COLUMNS)
+        x, y = _LEFT_MM + column * (WIDTH_MM + _GAP_MM), _TOP_MM + row * (HEIGHT_MM + _GAP_MM)
+        frame = f'<rect width="{WIDTH_MM}" height="{HEIGHT_MM}" fill="none" stroke="silver" stroke-width="0.1"/>'
+        parts.append(f'<g transform="translate({x:g} {y:g})">{_drawn(label, title)}{frame}</g>')
+    return (
+        '<svg xmlns="http://www.w3.org/2000/svg" width="210mm" height="297mm" viewBox="0 0 210 297">'
+        f"{''.join(parts)}</svg>\n"
+    )
+
+
+def _drawn(label: Label, title: str) -> str:
     code = _qr(label).svg_inline(scale=1, border=2, omitsize=True)
+    if len(title) > _LONGEST_TITLE:
+        title = title[: _LONGEST_TITLE - 1] + "\N{HORIZONTAL ELLIPSIS}"
     text = "".join(
         f'<text x="29" y="{7 + 5 * i}" font-size="2.6" font-family="monospace">{escape(line)}</text>'
         for i, line in enumerate([title, *_lines(label, width=16)])
     )
     return (
-        '<svg xmlns="http://www.w3.org/2000/svg" width="62mm" height="29mm" viewBox="0 0 62 29">'
-        '<rect width="62" height="29" fill="white"/>'
-        f'<svg x="1" y="1" width="27" height="27">{code}</svg>{text}</svg>\n'
+        f'<rect width="{WIDTH_MM}" height="{HEIGHT_MM}" fill="white"/>'
+        f'<svg x="1" y="1" width="27" height="27">{code}</svg>{text}'
     )
 
 
@@ -45,19 +85,24 @@ def png(label: Label) -> bytes:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a picture to a new file that only this user can read.
+    """Write a new file that only this user can read.
 
     Raises:
         StorageError: It exists, or cannot be written.
     """
     try:
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "wb") as file:
+        with files.translated(path, "write"), os.fdopen(_new(path), "wb") as file:
             file.write(content)
-    except FileExistsError as e:
-        raise StorageError(f"{path} exists already") from e
-    except OSError as e:
-        raise StorageError(f"cannot write {path}: {e.strerror}") from e
+            file.flush()
+            os.fsync(file.fileno())
+    except StorageError as e:
+        if isinstance(e.__cause__, FileExistsError):
+            raise StorageError(f"{path} exists already") from e
+        raise
+
+
+def _new(path: Path) -> int:
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
 
 def _qr(label: Label) -> segno.QRCode:

@@ -7,14 +7,17 @@ import asyncio
 import contextlib
 import importlib
 import logging
+import math
 import random
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 from bletoken.errors import (
+    BletokenError,
     CloudError,
     CloudNoAnswerError,
     CloudRefusedError,
@@ -26,7 +29,7 @@ from bletoken.errors import (
     StorageError,
     UsageError,
 )
-from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Send, SessionId
+from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Send, SessionId, TooManyMessagesError
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
 from bletoken.protocol.wire import (
@@ -34,17 +37,21 @@ from bletoken.protocol.wire import (
     Action,
     AskStatus,
     CoarseState,
+    Done,
     Failed,
     FailureCode,
+    Identify,
     Idle,
     Provision,
     Provisioned,
     Request,
     Status,
+    Unlock,
     token_ref,
 )
-from bletoken_peripheral import redemption
+from bletoken_peripheral import control, identification, redemption
 from bletoken_peripheral.config import Config
+from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
 from bletoken_peripheral.redemption import Event, Failure, Journal, Phase
 from bletoken_peripheral.store import Credentials, StateFolder
@@ -54,14 +61,25 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_ACTIONS: Final = (Action.PROVISION, Action.STATUS)
-_MOST_WAITING_MESSAGES: Final = 32
+_RUN_RESET: Final = "run: bletoken-peripheral reset"
+_MOST_WAITING_MESSAGES: Final = 4
+"""Messages of one companion that wait to be looked at: a companion that keeps to the protocol has one."""
+
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
 _LONGEST_ANNOUNCE_PAUSE_S: Final = 60.0
+_LONGEST_CHECK_PAUSE_S: Final = 300.0
 _CLOCK_TOLERANCE_S: Final = 86400
 _LAST_ANSWER_S: Final = 60
-"""Seconds after its start for which a provisioned device answers: the power may go just before a companion hears."""
+"""Seconds for which a device still answers, whatever its window, when it has something to tell.
+
+That is after each step of a token, and after the start of a provisioned device: the power may have gone just before
+the companion heard.
+"""
+
+_LONGEST_NAP_S: Final = 5
+"""Seconds after which the window is looked at again: the loop's clock stops while the device sleeps, the boot clock
+does not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,23 +128,28 @@ class Onboarding:
         self._entropy = entropy
         self._label = label
         self._credentials = folder.read_credentials()
-        self._journal = folder.read_journal()
+        self._journal = _consistent(folder, folder.read_journal(), self._credentials)
         self._verified = False
+        self._event_sent = False
         failures = folder.read_failures()
         self._machine = DeviceMachine(
             label,
             guesses=None if failures is None else GuessRecord.after_boot(failures, _now()),
             save_guesses=lambda record: folder.write_failures(record.failures),
             entropy=entropy,
-            actions=_ACTIONS,
+            actions=self._actions(),
             state=self._coarse_state(),
             device_class=config.device_class,
         )
         self._server: GattServer | None = None
         self._watchers: dict[SessionId, int] = {}
-        self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue(_MOST_WAITING_MESSAGES)
+        self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self._waiting: Counter[str] = Counter()
         self._radio_lost = False
         self._window_until = 0.0
+        self._linger_until = 0.0
+        self._identify: asyncio.Queue[tuple[SessionId, int]] = asyncio.Queue(1)
+        self._is_identifying = False
         self._changed = asyncio.Event()
         self._work = asyncio.Event()
         self._on_air = asyncio.Event()
@@ -143,56 +166,99 @@ class Onboarding:
         if resumed is not None and resumed is not self._journal:
             self._save(resumed)
         window_s = self._config.window_s
-        if self._phase is Phase.ANNOUNCED:
+        if self._phase is Phase.ANNOUNCED or (self._phase is None and self._credentials is not None):
             self._report(Progress("already provisioned", device_id=self._device_id))
             window_s = min(_LAST_ANSWER_S, self._config.announced_window_s)
         self._window_until = _now() + window_s
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(control.serve(self._folder.path, self._command))
                 tasks.create_task(self._serve_radio())
                 tasks.create_task(self._serve_messages())
+                tasks.create_task(self._serve_identify())
                 tasks.create_task(self._watch_deadlines())
                 tasks.create_task(self._serve_redemption())
-        except* (RadioUnavailableError, StorageError, UsageError) as group:
-            raise group.exceptions[0] from None
+        except BaseExceptionGroup as group:
+            raise self._worst_of(group) from None
+
+    def _worst_of(self, group: BaseExceptionGroup[BaseException]) -> BaseException:
+        """The one error that ends the process; the others are reported. A defect of ours hides none of them."""
+        if group.split(BletokenError)[1] is not None:
+            return group
+        errors = sorted(_leaves(group), key=lambda error: not isinstance(error, StorageError))
+        for error in errors[1:]:
+            self._report(Progress("failed", str(error)))
+        return errors[0]
+
+    # Local commands --------------------------------------------------------------------------------------------------
+
+    def _command(self, command: Command) -> dict[str, object]:
+        match command:
+            case Command.OPEN:
+                return {"window_s": self._open()}
+            case Command.UNLOCK:
+                self._folder.forget_failures()
+                self._unlocked()
+                return {}
+            case Command.STATUS:
+                wait_s = self._machine.pin_wait_s(_now())
+                return {
+                    "window_s": max(0, round(self._window_s())),
+                    "pin_wait_s": None if math.isinf(wait_s) else math.ceil(wait_s),
+                }
+
+    def _open(self) -> int:
+        provisioned = self._coarse_state() is CoarseState.PROVISIONED
+        window_s = max(self._config.announced_window_s, _LAST_ANSWER_S) if provisioned else self._config.window_s
+        self._window_until = max(self._window_until, _now() + window_s)
+        self._changed.set()
+        self._report(Progress("window opened", f"for {window_s} s"))
+        return window_s
+
+    def _unlocked(self) -> None:
+        """Go on from the record that is on disk by now."""
+        self._machine.unlock(GuessRecord(0, _now()))
+        self._report(Progress("PIN unlocked"))
 
     # The radio -------------------------------------------------------------------------------------------------------
 
     async def _serve_radio(self) -> None:
         while True:
+            # Cleared before it is looked at: what happens from here on is not missed.
+            self._changed.clear()
             if self._window_s() > 0:
                 await self._serve_window()
                 self._report(Progress("window closed", "no longer advertising"))
+                continue
             # Without a window there is no radio, and nothing keeps MODE's library from being loaded.
             self._on_air.set()
-            self._changed.clear()
             await self._changed.wait()
 
     async def _serve_window(self) -> None:
         nonce = self._entropy(2)
         name = self._advert_name(nonce)
-        async with GattServer(self._config.radio, name, self) as self._server:
-            self._report(Progress("advertising", name))
-            self._on_air.set()
-            while (left := self._window_s()) > 0:
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(left):
-                        await self._changed.wait()
-                self._changed.clear()
-                if self._radio_lost:
-                    raise RadioUnavailableError(f"the radio {self._config.radio!r} is gone")
-                if (now_named := self._advert_name(nonce)) != name:
-                    name = now_named
-                    await self._server.rename(name)
-        self._server = None
+        try:
+            async with GattServer(self._config.radio, name, self) as self._server:
+                self._report(Progress("advertising", name))
+                self._on_air.set()
+                while (left := self._window_s()) > 0:
+                    with contextlib.suppress(TimeoutError):
+                        async with asyncio.timeout(min(left, _LONGEST_NAP_S)):
+                            await self._changed.wait()
+                    self._changed.clear()
+                    if self._radio_lost:
+                        raise RadioUnavailableError(f"the radio {self._config.radio!r} is gone")
+                    if (now_named := self._advert_name(nonce)) != name:
+                        name = now_named
+                        await self._server.rename(name)
+        finally:
+            self._server = None
 
     def _window_s(self) -> float:
         if self._phase in (Phase.RECEIVED, Phase.REDEEMING):
+            # Who waits for the outcome is not cut off; the redemption has an end of its own.
             return self._config.retry_s
-        return self._window_until - _now()
-
-    def _keep_window_open(self) -> None:
-        self._window_until = max(self._window_until, _now() + self._config.announced_window_s)
+        return max(self._window_until, self._linger_until) - _now()
 
     def _advert_name(self, nonce: bytes) -> str:
         return str(AdvertName(self._machine.state.letter, self._label.qr.advert_tag(nonce)))
@@ -220,9 +286,10 @@ class Onboarding:
         try:
             message = self._machine.frame_received(peer, frame, _now())
             if message is not None:
+                if self._waiting[peer] >= _MOST_WAITING_MESSAGES:
+                    raise TooManyMessagesError("too many messages at once", att_error_hint=0x85)
+                self._waiting[peer] += 1
                 self._messages.put_nowait((peer, message))
-        except asyncio.QueueFull:
-            raise RemoteProtocolError("too many messages at once", att_error_hint=0x85) from None
         except RemoteProtocolError as e:
             self._carry_out(self._machine.frame_refused(peer, e))
             raise
@@ -235,6 +302,7 @@ class Onboarding:
     async def _serve_messages(self) -> None:
         while True:
             peer, message = await self._messages.get()
+            self._waiting -= Counter([peer])
             self._carry_out(self._machine.message_received(peer, message, _now()))
             await self._drop_overdue()
 
@@ -271,11 +339,20 @@ class Onboarding:
                 self._provision(session, counter, request)
             case AskStatus():
                 self._tell(session, self._status(counter))
+            case Identify():
+                self._asked_to_identify(session, counter)
+            case Unlock():
+                self._asked_to_unlock(session, counter)
             case _:
                 self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED))
 
     def _provision(self, session: SessionId, counter: int, request: Provision) -> None:
-        taken = redemption.take(self._journal, request, has_credentials=self._credentials is not None)
+        taken: Journal | FailureCode = redemption.take(
+            self._journal, request, has_credentials=self._credentials is not None
+        )
+        if isinstance(taken, Journal) and taken is not self._journal and _now() >= self._window_until:
+            # The device only tells its last outcome by now; token after token would keep it on the air for ever.
+            taken = FailureCode.NOT_ALLOWED
         if isinstance(taken, FailureCode):
             self._tell(session, Failed(counter, token_ref(request.token), code=taken))
             return
@@ -291,13 +368,64 @@ class Onboarding:
         self._watchers[session] = counter
         self._tell(session, self._status(counter))
 
+    def _asked_to_identify(self, session: SessionId, counter: int) -> None:
+        if self._is_identifying:
+            # It is showing itself already, which is what was asked for.
+            self._tell(session, Done(counter))
+            return
+        self._is_identifying = True
+        self._identify.put_nowait((session, counter))
+
+    async def _serve_identify(self) -> None:
+        while True:
+            session, counter = await self._identify.get()
+            answered = False
+
+            def started(session: SessionId = session, counter: int = counter) -> None:
+                nonlocal answered
+                answered = True
+                self._report(Progress("identifying"))
+                self._tell(session, Done(counter))
+
+            try:
+                await identification.run(self._config.identify_command, started=started)
+            except identification.IdentifyError as e:
+                self._report(Progress("identifying failed", str(e)))
+                if not answered:
+                    self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="it cannot be run"))
+            finally:
+                self._is_identifying = False
+
+    def _asked_to_unlock(self, session: SessionId, counter: int) -> None:
+        if self._folder.read_failures() is None:
+            # Nobody knows how often the PIN was tried, or why the record is gone; that is for somebody at the device.
+            self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="unlock it on the device"))
+            return
+        try:
+            self._folder.write_failures(0)
+        except StorageError as e:
+            self._report(Progress("cannot unlock the PIN", str(e)))
+            self._tell(session, Failed(counter, code=FailureCode.STORAGE_FAILED))
+            return
+        self._unlocked()
+        self._tell(session, Done(counter))
+
     def _status(self, re: int) -> Status:
         journal = self._journal
         if journal is None:
             return Idle(re, state=self._machine.state)
-        if journal.phase is Phase.STORED and self._verified:
+        if journal.phase is Phase.STORED and self._verified and journal.failure is None:
             return Provisioned(re, journal.token_ref, device_id=journal.device_id or 0)
         return journal.status(re)
+
+    def _actions(self) -> tuple[Action, ...]:
+        offered = {
+            Action.PROVISION: True,
+            Action.IDENTIFY: bool(self._config.identify_command),
+            Action.STATUS: True,
+            Action.UNLOCK: self._label.pin is not None,
+        }
+        return tuple(action for action, is_offered in offered.items() if is_offered)
 
     # The journal -----------------------------------------------------------------------------------------------------
 
@@ -322,6 +450,9 @@ class Onboarding:
         self._journal_changed()
 
     def _journal_changed(self) -> None:
+        if self._server is not None:
+            # Only what is open stays open: nothing but a person opens a window.
+            self._linger_until = _now() + _LAST_ANSWER_S
         self._machine.set_state(self._coarse_state())
         self._changed.set()
         for session, re in list(self._watchers.items()):
@@ -332,6 +463,8 @@ class Onboarding:
         await self._on_air.wait()
         module = await asyncio.to_thread(importlib.import_module, "bletoken.mode.device_api")
         async with module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca) as api:
+            if self._phase is Phase.ANNOUNCED or (self._journal is not None and self._journal.was_removed):
+                await self._check_key(api)
             while True:
                 if self._phase is Phase.RECEIVED:
                     await self._redeem(api)
@@ -431,8 +564,14 @@ class Onboarding:
             self._lose("the credentials could not be stored", "storage failed")
             return
         self._credentials = credentials
-        self._keep_window_open()
-        self._save(self._journal.after(Event.CREDENTIALS_STORED, device_id=credentials.device_id))
+        self._window_until = max(self._window_until, _now() + self._config.announced_window_s)
+        stored = self._journal.after(Event.CREDENTIALS_STORED, device_id=credentials.device_id)
+        try:
+            self._save(stored)
+        except StorageError as e:
+            # A restart sees REDEEMING with credentials, which means the same.
+            self._report(Progress("cannot write the journal", str(e)))
+            self._adopt(stored)
         self._report(Progress("stored", "credentials are on disk", credentials.device_id))
 
     def _fail(self, failure: Failure) -> None:
@@ -458,38 +597,57 @@ class Onboarding:
 
     async def _announce(self, api: "DeviceApi") -> None:
         """See that MODE accepts the key, tell the companion, and trigger the event, for as long as it takes."""
-        credentials, journal = self._credentials, self._journal
-        assert journal is not None, "only called in phase STORED"
-        if credentials is None:
-            raise StorageError(f"{self._folder.path} has a journal of credentials that are not there")
+        credentials = self._credentials
+        assert credentials is not None, "phase STORED has credentials"
         pause = _FIRST_PAUSE_S
-        while self._phase is Phase.STORED and self._journal is not None and self._journal.failure is None:
+        while self._journal is not None and self._phase is Phase.STORED and not self._journal.was_removed:
             try:
-                if not self._verified:
-                    await self._verify(api, credentials)
-                if self._verified:
-                    await self._trigger_event(api, credentials)
-                    self._window_until = _now() + self._config.announced_window_s
-                    self._save(journal.after(Event.ANNOUNCED))
-                    self._report(Progress("provisioned", "announced to MODE", credentials.device_id))
-            except CloudError as e:
-                self._report(Progress("waiting for MODE", str(e)))
+                await self._announce_once(api, credentials, self._journal)
+            except (CloudError, StorageError) as e:
+                waiting = "cannot write the journal" if isinstance(e, StorageError) else "waiting for MODE"
+                self._report(Progress(waiting, str(e)))
                 await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
                 pause = min(pause * 2, _LONGEST_ANNOUNCE_PAUSE_S)
 
-    async def _verify(self, api: "DeviceApi", credentials: Credentials) -> None:
-        assert self._journal is not None, "only called in phase STORED"
-        try:
-            identity = await api.identity(credentials.api_key)
-            accepted = identity.type == "device" and identity.device_id == credentials.device_id
-        except NotSignedInError:
-            accepted = False
-        if accepted:
+    async def _announce_once(self, api: "DeviceApi", credentials: Credentials, journal: Journal) -> None:
+        if not self._verified:
+            if not await _is_accepted(api, credentials):
+                self._mark_removed(journal)
+                return
             self._verified = True
             self._journal_changed()
-        else:
-            self._save(replace(self._journal, failure=Failure(FailureCode.CREDENTIALS_REFUSED)))
-            self._report(Progress("failed", "MODE does not accept the credentials", credentials.device_id))
+        if not self._event_sent:
+            await self._trigger_event(api, credentials)
+            self._event_sent = True
+        self._save(journal.after(Event.ANNOUNCED))
+        self._window_until = _now() + self._config.announced_window_s
+        self._report(Progress("provisioned", "announced to MODE", credentials.device_id))
+
+    async def _check_key(self, api: "DeviceApi") -> None:
+        """See once after a start whether the device was removed in MODE, or is known there after all."""
+        credentials, journal = self._credentials, self._journal
+        assert journal is not None, "only called in the phases with credentials"
+        assert credentials is not None, "only called in the phases with credentials"
+        pause = _FIRST_PAUSE_S
+        while True:
+            try:
+                accepted = await _is_accepted(api, credentials)
+                if not accepted and not journal.was_removed:
+                    self._mark_removed(journal)
+                elif not accepted:
+                    self._report(Progress("removed in MODE", _RUN_RESET, credentials.device_id))
+                elif journal.was_removed:
+                    self._save(journal.after(Event.KEY_ACCEPTED))
+            except (CloudError, StorageError) as e:
+                _log.debug("not checked: %s", type(e).__name__)
+                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+                pause = min(pause * 2, _LONGEST_CHECK_PAUSE_S)
+            else:
+                return
+
+    def _mark_removed(self, journal: Journal) -> None:
+        self._save(journal.after(Event.KEY_REFUSED, failure=Failure(FailureCode.CREDENTIALS_REFUSED)))
+        self._report(Progress("removed in MODE", _RUN_RESET, journal.device_id))
 
     async def _trigger_event(self, api: "DeviceApi", credentials: Credentials) -> None:
         try:
@@ -502,6 +660,31 @@ class Onboarding:
         except CloudRefusedError as e:
             # The device is provisioned all the same; the companion looks into the home when no event comes.
             self._report(Progress("event refused", _reason(e.reason), credentials.device_id))
+
+
+async def _is_accepted(api: "DeviceApi", credentials: Credentials) -> bool:
+    try:
+        identity = await api.identity(credentials.api_key)
+    except NotSignedInError:
+        return False
+    return identity.type == "device" and identity.device_id == credentials.device_id
+
+
+def _consistent(folder: StateFolder, journal: Journal | None, credentials: Credentials | None) -> Journal | None:
+    """Refuse a journal of credentials that are not there, which no crash leaves behind."""
+    if journal is None or journal.device_id is None:
+        return journal
+    if credentials is None or credentials.device_id != journal.device_id:
+        raise StorageError(
+            f"the journal in {folder.path} is about credentials that are not there; {_RUN_RESET}, or put them back"
+        )
+    return journal
+
+
+def _leaves(error: BaseException) -> list[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        return [leaf for part in error.exceptions for leaf in _leaves(part)]
+    return [error]
 
 
 def _reason(text: str) -> str:

@@ -53,6 +53,10 @@ class Event(Enum):
     UNANSWERED = "unanswered"
     """The request may have left, and no usable answer came or could be kept."""
     ANNOUNCED = "announced"
+    KEY_REFUSED = "key refused"
+    """MODE does not know the stored key, or not any longer: the device was removed. Only a reset erases it."""
+    KEY_ACCEPTED = "key accepted"
+    """MODE knows it after all."""
 
 
 TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
@@ -63,8 +67,12 @@ TRANSITIONS: Final[Mapping[Phase, Mapping[Event, Phase]]] = {
         Event.REFUSED: Phase.FAILED,
         Event.UNANSWERED: Phase.OUTCOME_UNKNOWN,
     },
-    Phase.STORED: {Event.ANNOUNCED: Phase.ANNOUNCED},
-    Phase.ANNOUNCED: {},
+    Phase.STORED: {
+        Event.ANNOUNCED: Phase.ANNOUNCED,
+        Event.KEY_REFUSED: Phase.STORED,
+        Event.KEY_ACCEPTED: Phase.STORED,
+    },
+    Phase.ANNOUNCED: {Event.KEY_REFUSED: Phase.ANNOUNCED, Event.KEY_ACCEPTED: Phase.ANNOUNCED},
     Phase.FAILED: {},
     Phase.OUTCOME_UNKNOWN: {},
 }
@@ -99,7 +107,7 @@ class Journal:
         expires_in_s: Seconds it had left when it came; 0 when not known.
         companion_time: The companion's clock when it came, seconds since 1970; 0 when not known.
         device_id: MODE's id of the device, from `STORED` on.
-        failure: Why it failed; in `STORED` that MODE no longer accepts the key.
+        failure: Why it failed; in `STORED` and `ANNOUNCED` that MODE does not accept the key.
     """
 
     phase: Phase
@@ -117,6 +125,11 @@ class Journal:
             )
         if (self.device_id is not None) != (self.phase in (Phase.STORED, Phase.ANNOUNCED)):
             raise ValueError(f"a journal in phase {self.phase.value} with device id {self.device_id}")
+
+    @property
+    def was_removed(self) -> bool:
+        """Whether MODE does not know the device that the credentials are of."""
+        return self.phase in (Phase.STORED, Phase.ANNOUNCED) and self.failure is not None
 
     @classmethod
     def begin(cls, request: Provision) -> Self:
@@ -176,6 +189,8 @@ def take(journal: Journal | None, request: Provision, *, has_credentials: bool) 
         return journal
     if journal is not None and journal.phase in _WITH_TOKEN:
         return FailureCode.BUSY
+    if journal is not None and journal.was_removed:
+        return FailureCode.CREDENTIALS_REFUSED
     if has_credentials:
         return FailureCode.ALREADY_PROVISIONED
     return Journal.begin(request)

@@ -1,23 +1,22 @@
-"""Every file of the device's state, and the one way they are written: whole or not at all. It decides nothing.
+"""Every file of the device's state, and the one way they are read and written. It decides nothing.
 
-The folder belongs to one user (0700), each file too (0600). A file is written beside the old one, synced, renamed over
-it, and the folder synced: after a power cut there is the old content or the new one.
+The folder belongs to one user (0700), each file too (0600); `bletoken.files` writes them whole or not at all.
 """
 
-import contextlib
 import fcntl
 import json
 import os
-import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, NoReturn, Self, TypeVar
 
+from bletoken import files
 from bletoken.errors import SetupCodeError, StorageError
+from bletoken.mode.models import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
-from bletoken.protocol.wire import TOKEN_REF_SIZE, FailureCode
+from bletoken.protocol.wire import LONGEST_REASON, TOKEN_REF_SIZE, FailureCode, token_ref
 from bletoken_peripheral.redemption import Failure, Journal, Phase
 
 T = TypeVar("T")
@@ -29,9 +28,16 @@ LABEL_FILE: Final = "setup-code.json"
 JOURNAL_FILE: Final = "journal.json"
 CREDENTIALS_FILE: Final = "credentials.json"
 GUESSES_FILE: Final = "guesses.json"
-_LOCK_FILE: Final = "lock"
+LOCK_FILE: Final = "lock"
+CONTROL_SOCKET: Final = "control"
+"""Where a running device takes local commands; see `control`."""
 
-_LARGEST_FILE: Final = 65536
+
+class NewerSchemaError(StorageError):
+    """A file was written by a newer version of bletoken; it is left as it is.
+
+    Update bletoken on this device.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +74,7 @@ class StateFolder:
         Raises:
             StorageError: It cannot be made, or what is there is not ours alone.
         """
-        with _translated(self.path, "create"):
-            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self.check()
+        files.make_folder(self.path)
 
     def check(self) -> None:
         """Refuse a folder that others could change or read.
@@ -78,14 +82,7 @@ class StateFolder:
         Raises:
             StorageError: It is missing, a link, somebody else's, or open to others.
         """
-        with _translated(self.path, "open"):
-            info = self.path.lstat()
-        if not stat.S_ISDIR(info.st_mode):
-            raise StorageError(f"{self.path} is not a folder of its own (a link or a file)")
-        if info.st_uid != os.geteuid():
-            raise StorageError(f"{self.path} belongs to another user")
-        if info.st_mode & 0o077:
-            raise StorageError(f"{self.path} is open to other users; make it private: chmod 700 {self.path}")
+        files.check_folder(self.path)
 
     def lock(self) -> Self:
         """Hold the folder for one process at a time, as a context manager.
@@ -94,13 +91,17 @@ class StateFolder:
             StorageError: Another process holds it.
         """
         self.check()
-        with _translated(self.path, "lock"):
-            fd = os.open(self.path / _LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as e:
-            os.close(fd)
-            raise StorageError(f"{self.path} is in use: bletoken-peripheral is running with it already") from e
+        path = self.path / LOCK_FILE
+        with files.translated(path, "lock"):
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as e:
+                os.close(fd)
+                raise StorageError(f"{self.path} is in use: bletoken-peripheral is running with it already") from e
+            except OSError:
+                os.close(fd)
+                raise
         self._lock_fd = fd
         return self
 
@@ -126,7 +127,7 @@ class StateFolder:
         """
         if os.path.lexists(self.path / LABEL_FILE):
             raise StorageError(f"{self.path / LABEL_FILE} exists already: a device keeps its setup code for life")
-        self._replace(LABEL_FILE, {"qr": label.qr.text, "pin": label.pin.text if label.pin else None})
+        self._replace(LABEL_FILE, _label_content(label))
 
     def read_journal(self) -> Journal | None:
         """The journal; None when no token ever came."""
@@ -167,13 +168,29 @@ class StateFolder:
     def read_failures(self) -> int | None:
         """The PIN's failures; None when the record is missing or not to be trusted, which stops the PIN."""
         try:
-            return self._read(GUESSES_FILE, lambda content: _integer(content, "failures", STOP_AT + 1))
+            return self._read(GUESSES_FILE, _failures_from)
         except StorageError:
             return None
 
     def write_failures(self, failures: int) -> None:
         """Make the PIN's failures durable."""
         self._replace(GUESSES_FILE, {"failures": failures})
+
+    def forget_failures(self) -> None:
+        """Make 0 failures durable, whatever the record says; a missing or damaged one is made anew.
+
+        Raises:
+            NewerSchemaError: It is a newer version's.
+            StorageError: It cannot be written.
+        """
+        try:
+            self._read(GUESSES_FILE, _failures_from)
+        except NewerSchemaError:
+            raise
+        except StorageError:
+            # Whatever it is, it is of no use to anybody, and the person at the device asks for a new one.
+            pass
+        self.write_failures(0)
 
     def erase_onboarding(self) -> None:
         """Forget credentials and journal; the codes and the PIN's failures stay.
@@ -182,77 +199,55 @@ class StateFolder:
         reset again, rather than one that offers to redeem while its old key lies there.
         """
         for name in (JOURNAL_FILE, CREDENTIALS_FILE):
-            with _translated(self.path / name, "erase"):
-                (self.path / name).unlink(missing_ok=True)
-                self._sync_folder()
+            files.erase(self.path / name)
 
     # How -------------------------------------------------------------------------------------------------------------
 
     def _read(self, name: str, parse: Callable[[Mapping[str, object]], T]) -> T | None:
         path = self.path / name
         try:
-            with _translated(path, "read"):
-                fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
-        except _MissingError:
+            octets = files.read(path)
+        except files.MissingFileError:
+            # Of a folder that is not there nothing can be said.
+            self.check()
             return None
-        with _translated(path, "read"), os.fdopen(fd, "rb") as file:
-            info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or info.st_uid != os.geteuid():
-                raise StorageError(f"{path} is not a plain file of this user")
-            if info.st_mode & 0o077:
-                raise StorageError(f"{path} is open to other users; make it private: chmod 600 {path}")
-            octets = file.read(_LARGEST_FILE + 1)
-        if len(octets) > _LARGEST_FILE:
-            raise StorageError(f"{path} is too large")
-        try:
-            content = json.loads(octets.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-            if not isinstance(content, dict):
-                raise TypeError("not an object")
-            schema = _integer(content, "schema", 2**31)
-            if schema > SCHEMA:
-                raise StorageError(f"{path} was written by a newer version of bletoken; it is left as it is")
-            return parse(content)
-        except (ValueError, KeyError, TypeError, RecursionError, SetupCodeError):
-            # Whatever it holds may be a secret, so the error does not carry it along.
-            raise StorageError(f"{path} is damaged") from None
+        return _parse(str(path), octets, parse)
 
     def _replace(self, name: str, content: Mapping[str, object]) -> None:
-        path, fresh = self.path / name, self.path / f".{name}.new"
-        octets = (json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n").encode("utf-8")
-        with _translated(path, "write"):
-            # What an earlier cut left behind is in nobody's use, because the folder is locked.
-            fresh.unlink(missing_ok=True)
-            fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            with os.fdopen(fd, "wb") as file:
-                file.write(octets)
-                file.flush()
-                os.fsync(fd)
-            fresh.replace(path)
-            self._sync_folder()
-
-    def _sync_folder(self) -> None:
-        fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        files.replace(self.path / name, _octets(content))
 
 
-class _MissingError(StorageError):
-    """There is no such file.
+def code_file(label: Label) -> bytes:
+    """A prepared code: the content of a file that `init` takes, and of the label's own file."""
+    return _octets(_label_content(label))
 
-    Run `bletoken-peripheral init` first.
+
+def parse_code_file(octets: bytes, name: str) -> Label:
+    """Read a prepared code.
+
+    Raises:
+        StorageError: It is none. The message does not repeat it.
     """
+    if len(octets) > files.LARGEST:
+        raise StorageError(f"{name} is too large")
+    return _parse(name, octets, _label_from)
 
 
-@contextlib.contextmanager
-def _translated(path: Path, verb: str) -> Iterator[None]:
+def _octets(content: Mapping[str, object]) -> bytes:
+    return (json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n").encode("utf-8")
+
+
+def _parse(name: str, octets: bytes, parse: Callable[[Mapping[str, object]], T]) -> T:
     try:
-        yield
-    except FileNotFoundError as e:
-        raise _MissingError(f"cannot {verb} {path}: it does not exist") from e
-    except OSError as e:
-        raise StorageError(f"cannot {verb} {path}: {e.strerror}") from e
+        content = json.loads(octets.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
+        if not isinstance(content, dict):
+            raise TypeError("not an object")
+        if _integer(content, "schema", 2**31) > SCHEMA:
+            raise NewerSchemaError(f"{name} was written by a newer version of bletoken; it is left as it is")
+        return parse(content)
+    except (ValueError, KeyError, TypeError, RecursionError, SetupCodeError):
+        # Whatever it holds may be a secret, so the error does not carry it along.
+        raise StorageError(f"{name} is damaged") from None
 
 
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
@@ -280,6 +275,14 @@ def _text(content: Mapping[str, object], name: str) -> str:
     return value
 
 
+def _failures_from(content: Mapping[str, object]) -> int:
+    return _integer(content, "failures", STOP_AT + 1)
+
+
+def _label_content(label: Label) -> dict[str, object]:
+    return {"qr": label.qr.text, "pin": label.pin.text if label.pin else None}
+
+
 def _label_from(content: Mapping[str, object]) -> Label:
     qr = parse_setup_code(_text(content, "qr"))
     pin = None if content["pin"] is None else parse_setup_code(_text(content, "pin"))
@@ -291,12 +294,13 @@ def _label_from(content: Mapping[str, object]) -> Label:
 def _journal_from(content: Mapping[str, object]) -> Journal:
     failure = content["failure"]
     reference = bytes.fromhex(_text(content, "token_ref"))
-    if len(reference) != TOKEN_REF_SIZE:
+    token = None if content["token"] is None else _secret(content, "token")
+    if len(reference) != TOKEN_REF_SIZE or (token is not None and token_ref(token) != reference):
         raise ValueError("token_ref")
     return Journal(
         phase=Phase(content["phase"]),
         token_ref=reference,
-        token=None if content["token"] is None else _text(content, "token"),
+        token=token,
         expires_in_s=_integer(content, "expires_in_s", 2**32),
         companion_time=_integer(content, "companion_time", 2**64),
         device_id=None if content["device_id"] is None else _integer(content, "device_id", 2**64),
@@ -307,10 +311,20 @@ def _journal_from(content: Mapping[str, object]) -> Journal:
 def _failure_from(content: object) -> Failure:
     if not isinstance(content, dict):
         raise TypeError("failure")
-    return Failure(
-        FailureCode[_text(content, "code")], _text(content, "reason"), _integer(content, "retry_after_s", 2**32)
-    )
+    reason = _text(content, "reason")
+    if len(reason.encode("utf-8")) > LONGEST_REASON:
+        # A companion is told it, and a longer one does not fit.
+        raise ValueError("reason")
+    return Failure(FailureCode[_text(content, "code")], reason, _integer(content, "retry_after_s", 2**32))
 
 
 def _credentials_from(content: Mapping[str, object]) -> Credentials:
-    return Credentials(_integer(content, "device_id", 2**64), _text(content, "api_key"), _text(content, "mode_url"))
+    return Credentials(_integer(content, "device_id", 2**64), _secret(content, "api_key"), _text(content, "mode_url"))
+
+
+def _secret(content: Mapping[str, object], name: str) -> str:
+    value = _text(content, name)
+    if not is_secret(value):
+        # It goes into a request's header or body.
+        raise ValueError(name)
+    return value

@@ -91,6 +91,23 @@ def test_another_token_is_taken_only_when_the_last_one_ended_and_no_credentials_
         assert taken.token == OTHER.token
 
 
+@pytest.mark.parametrize("phase", [Phase.STORED, Phase.ANNOUNCED])
+def test_a_removed_device_says_so_of_any_token_until_mode_knows_it_again(phase: Phase) -> None:
+    removed = journal_in(phase).after(Event.KEY_REFUSED, failure=Failure(FailureCode.CREDENTIALS_REFUSED))
+    assert (removed.phase, removed.was_removed, removed.device_id) == (phase, True, 7)
+    assert redemption.take(removed, OTHER, has_credentials=True) is FailureCode.CREDENTIALS_REFUSED
+    told = removed.status(0)
+    assert isinstance(told, Failed)
+    assert told.code is FailureCode.CREDENTIALS_REFUSED
+    assert redemption.coarse_state(removed, has_credentials=True) is CoarseState.PROVISIONED
+    assert removed.after(Event.KEY_ACCEPTED) == journal_in(phase)
+
+
+def test_a_token_that_failed_is_no_removed_device() -> None:
+    assert not journal_in(Phase.FAILED).was_removed
+    assert not journal_in(Phase.OUTCOME_UNKNOWN).was_removed
+
+
 @pytest.mark.parametrize("phase", [p for p in Phase if p is not Phase.REDEEMING])
 def test_a_restart_leaves_every_phase_as_it_is_but_redeeming(phase: Phase) -> None:
     journal = journal_in(phase)

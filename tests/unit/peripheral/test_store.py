@@ -203,6 +203,64 @@ def test_a_damaged_record_of_guesses_stops_the_pin(folder: StateFolder) -> None:
     assert folder.read_failures() is None
 
 
+@pytest.mark.parametrize(
+    "content", [None, b"{}", b"", b'{"schema": 1, "failures": 20}', b'{"schema": 1, "failures": 21}']
+)
+def test_forgetting_the_failures_makes_a_good_record_of_any(folder: StateFolder, content: bytes | None) -> None:
+    if content is not None:
+        (folder.path / GUESSES_FILE).write_bytes(content)
+    folder.forget_failures()
+    assert folder.read_failures() == 0
+
+
+def test_forgetting_the_failures_leaves_a_newer_record_alone(folder: StateFolder) -> None:
+    folder.write_failures(20)
+    (folder.path / GUESSES_FILE).write_text('{"schema": 2, "failures": 20}')
+    with pytest.raises(StorageError, match="newer version"):
+        folder.forget_failures()
+    assert folder.read_failures() is None
+    assert (folder.path / GUESSES_FILE).read_text() == '{"schema": 2, "failures": 20}'
+
+
+def test_a_record_that_is_a_link_is_replaced_and_what_it_points_to_is_not(folder: StateFolder, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").write_text("precious")
+    (folder.path / GUESSES_FILE).symlink_to(tmp_path / "elsewhere")
+    assert folder.read_failures() is None
+    folder.forget_failures()
+    assert folder.read_failures() == 0
+    assert (tmp_path / "elsewhere").read_text() == "precious"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("token", "another-token"),
+        ("token", "to\nken"),
+        ("token", "t\u00f6ken"),
+        ("token_ref", "00" * 15),
+        ("phase", "announced"),
+        ("failure", {"code": "TOKEN_REFUSED", "reason": "x" * 65, "retry_after_s": 0}),
+        ("failure", {"code": "TOKEN_REFUSED", "reason": "\ud800", "retry_after_s": 0}),
+        ("failure", {"code": "NO_SUCH_CODE", "reason": "", "retry_after_s": 0}),
+    ],
+)
+def test_a_journal_that_contradicts_itself_or_could_not_be_told_is_damaged(
+    folder: StateFolder, name: str, value: object
+) -> None:
+    folder.write_journal(JOURNAL)
+    path = folder.path / JOURNAL_FILE
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(StorageError, match="damaged"):
+        folder.read_journal()
+
+
+@pytest.mark.parametrize("key", ["", "a b", "a\r\nX-Evil: 1", "k\u00e9y", "x" * 5000])
+def test_a_key_that_fits_in_no_header_is_damaged(folder: StateFolder, key: str) -> None:
+    folder.write_credentials(Credentials(1, key))
+    with pytest.raises(StorageError, match="damaged"):
+        folder.read_credentials()
+
+
 def test_an_open_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir(mode=0o755)
     with pytest.raises(StorageError, match="chmod 700"):
