@@ -234,11 +234,12 @@ def _load_map(octets: bytes) -> dict[int, object]:
         )
         _check_plain(content)
         # Whatever cbor2 let through (trailing octets, long forms, wrong order) does not encode to the same octets.
-        if not isinstance(content, dict) or cbor2.dumps(content, canonical=True) != octets:
-            raise ValueError("not one canonical map")
-    except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError) as e:
-        raise RemoteProtocolError("not a canonical CBOR map") from e
-    return content
+        if isinstance(content, dict) and cbor2.dumps(content, canonical=True) == octets:
+            return content
+    except (cbor2.CBORError, ValueError, TypeError, RecursionError, OverflowError):
+        # Raised below, where this exception and the octets that it may hold are gone: they can be a secret.
+        pass
+    raise RemoteProtocolError("not a canonical CBOR map")
 
 
 def _check_plain(item: object) -> None:

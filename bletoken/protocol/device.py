@@ -324,12 +324,16 @@ class DeviceMachine:
             return [self._clear(peer, ClearCode.LOCKED, head.sid, wait_s=wait)]
         del connection.offers[head.sid]
         self._mint(connection)
+        before = self._guesses
         try:
             if head.method is Method.PIN:
-                self._record(lambda record: record.attempted(now))
+                assert before is not None, "no PIN is tried without a record"
+                self._record(before.attempted(now))
             session, payload = _open_first(offer, head, share, message)
             if head.method is Method.PIN:
-                self._record(lambda record: record.proved_right())
+                assert before is not None, "no PIN is tried without a record"
+                # A right PIN takes its own attempt back, and the delay that this began; no earlier one is undone.
+                self._record(before)
         except StorageError:
             connection.machine.advance(Event.FIRST_REFUSED)
             return [self._clear(peer, ClearCode.STORAGE_FAILED, head.sid)]
@@ -372,9 +376,7 @@ class DeviceMachine:
             return self.send(session_id, Failed(re=counter, code=refused))
         return [Requested(session_id, counter, request)]
 
-    def _record(self, change: Callable[[GuessRecord], GuessRecord]) -> None:
-        assert self._guesses is not None, "no PIN is tried without a record"
-        record = change(self._guesses)
+    def _record(self, record: GuessRecord) -> None:
         try:
             self._save_guesses(record)
         except StorageError:

@@ -45,9 +45,8 @@ class GuessRecord:
         return max(0, self.since + delay - now)
 
     def attempted(self, now: float) -> Self:
-        """The record to store before an attempt is looked at: it counts as wrong until it proves right."""
-        return replace(self, failures=self.failures + 1, since=now)
+        """The record to store before an attempt is looked at: it counts as wrong until it proves right.
 
-    def proved_right(self) -> Self:
-        """The record to store when that attempt was right: the attempt itself is taken back, no earlier one is."""
-        return replace(self, failures=max(0, self.failures - 1))
+        Then the record as it was before is stored again: the attempt is taken back, and no earlier one is.
+        """
+        return replace(self, failures=self.failures + 1, since=now)

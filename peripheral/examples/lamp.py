@@ -4,10 +4,10 @@ bletoken-peripheral init --config lamp.toml && python lamp.py lamp.toml
 """
 
 import asyncio
-import contextlib
 import sys
 from pathlib import Path
 
+from bletoken.console import until_signalled
 from bletoken.errors import BletokenError
 from bletoken_peripheral import config
 from bletoken_peripheral.device import Device
@@ -30,11 +30,10 @@ async def talk_to_mode(device: Device) -> None:
 
 
 async def main() -> None:
-    """Do both until interrupted."""
+    """Do both until a signal ends it: a request to MODE that is under way is finished first."""
     async with Device(config.load(Path(sys.argv[1]))) as device, asyncio.TaskGroup() as tasks:
         tasks.create_task(shine())
         tasks.create_task(talk_to_mode(device))
 
 
-with contextlib.suppress(KeyboardInterrupt):
-    asyncio.run(main())
+asyncio.run(until_signalled(main()))

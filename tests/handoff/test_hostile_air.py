@@ -235,7 +235,7 @@ async def test_one_flipped_bit_on_the_air_never_stores_a_wrong_token_nor_reports
     bench: Bench, opcode: AttOpcode
 ) -> None:
     direction, begin, octets = BITS_OF[opcode]
-    step = 8 * octets // 24 + 1
+    step = 8 * octets // 12 + 1
     for number, bit in enumerate(range(8 * begin, 8 * (begin + octets), step)):
         device = bench.device(f"device-{number}", with_pin=False)
         await device.start()

@@ -3,7 +3,6 @@
 import ast
 import asyncio
 import os
-import signal
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -46,6 +45,17 @@ async def next_line(process: asyncio.subprocess.Process, begin: str) -> str:
     raise AssertionError(f"no {begin!r} in {said!r}")
 
 
+async def end(process: asyncio.subprocess.Process) -> None:
+    process.terminate()
+    try:
+        async with asyncio.timeout(30):
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+
+
 async def onboard(bench: Bench, device_class: str, png: Path, **variables: str) -> tuple[int | None, list[str]]:
     key = {"BLETOKEN_SESSION_KEY": bench.seed["userKey"], **variables}
     process = await start(ONBOARD, device_class, str(png), bench.hub.radio, bench.mode.url, **key)
@@ -68,13 +78,11 @@ async def test_the_two_examples_onboard_a_lamp_that_shines_all_the_while(bench: 
         assert "  in the home" in said
         assert await next_line(lamp, "device") == f"device {device_id} at {bench.mode.url}"
         # On its next start it has them at once.
-        lamp.send_signal(signal.SIGINT)
-        assert await lamp.wait() == 0
+        await end(lamp)
         lamp = await start(LAMP, str(device.config))
         assert await next_line(lamp, "device") == f"device {device_id} at {bench.mode.url}"
     finally:
-        lamp.send_signal(signal.SIGINT)
-        assert await lamp.wait() == 0
+        await end(lamp)
 
 
 async def test_the_companion_example_tells_errors_apart(bench: Bench, tmp_path: Path) -> None:
@@ -94,8 +102,7 @@ async def test_a_lamp_without_a_radio_is_still_a_lamp(bench: Bench, tmp_path: Pa
         assert "cannot be used" in await next_line(lamp, "no owner")
         assert lamp.returncode is None
     finally:
-        lamp.send_signal(signal.SIGINT)
-        assert await lamp.wait() == 0
+        await end(lamp)
 
 
 @pytest.mark.parametrize("example", [LAMP, ONBOARD], ids=lambda path: path.name)

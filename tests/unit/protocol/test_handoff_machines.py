@@ -597,6 +597,17 @@ def test_a_right_pin_is_counted_and_taken_back() -> None:
     assert device.disk.saved == [3, 2]
 
 
+def test_a_right_pin_begins_no_delay_so_its_owner_comes_back_at_once_after_a_lost_link() -> None:
+    device = Device(failures=9)
+    device.now += 300
+    for _ in range(2):
+        device.connect()
+        assert requested(device.take(first_message(device, PIN))).request == TOKEN
+        device.machine.disconnected("a")
+        device.now += 1
+    assert device.disk.saved == [10, 9, 10, 9]
+
+
 def test_the_qr_code_never_touches_the_count() -> None:
     device = Device()
     open_session(device, QR)
