@@ -382,3 +382,24 @@ class HandoffTimeoutError(HandoffError, TimeoutError):
     """
 
     exit_code = 20
+
+
+# On the device itself -----------------------------------------------------------------------------------------------
+
+
+class NotRunningError(BletokenError):
+    """There is no running device in this state folder.
+
+    Start it with `bletoken-peripheral run` (or its service); its window opens then.
+    """
+
+    exit_code = 24
+
+
+class IdentifyError(BletokenError):
+    """The command that shows which device this is did not work.
+
+    Correct `identify_command` in the configuration; `bletoken-peripheral identify` tries it.
+    """
+
+    exit_code = 25

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bletoken import console
+from bletoken.errors import NotRunningError
 
 if TYPE_CHECKING:
     from bletoken.protocol.setup_code import Label
@@ -234,7 +235,7 @@ def _status(arguments: argparse.Namespace) -> int:
     folder.check()
     try:
         running = control.ask(folder.path, control.Command.STATUS)
-    except control.NotRunningError:
+    except NotRunningError:
         running = None
     content = overview(
         folder.read_label(), folder.read_journal(), folder.read_credentials(), folder.read_failures(), running
@@ -258,7 +259,7 @@ def _unlock(arguments: argparse.Namespace) -> int:
         raise UsageError(f"there is no setup code in {folder.path}; run: bletoken-peripheral init")
     try:
         control.ask(folder.path, control.Command.UNLOCK)
-    except control.NotRunningError:
+    except NotRunningError:
         with folder.lock():
             folder.forget_failures()
     if arguments.json:

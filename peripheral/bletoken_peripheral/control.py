@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bletoken import files
-from bletoken.errors import BletokenError, StorageError
+from bletoken.errors import BletokenError, NotRunningError, StorageError
 from bletoken_peripheral.store import CONTROL_SOCKET
 
 _TIMEOUT_S: Final = 5
@@ -38,15 +38,6 @@ class Command(Enum):
 
 Answer = Callable[[Command], Mapping[str, object]]
 """Carries a command out at once; may raise `BletokenError`."""
-
-
-class NotRunningError(BletokenError):
-    """There is no running device in this state folder.
-
-    Start it with `bletoken-peripheral run` (or its service); its window opens then.
-    """
-
-    exit_code = 24
 
 
 async def serve(folder: Path, answer: Answer) -> None:

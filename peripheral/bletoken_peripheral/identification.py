@@ -7,19 +7,10 @@ import signal
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from bletoken.errors import BletokenError
+from bletoken.errors import IdentifyError
 
 LONGEST_S: Final = 30
 """Seconds after which the command and all that it started are killed."""
-
-
-class IdentifyError(BletokenError):
-    """The command that shows which device this is did not work.
-
-    Correct `identify_command` in the configuration; `bletoken-peripheral identify` tries it.
-    """
-
-    exit_code = 25
 
 
 async def run(command: Sequence[str], *, started: Callable[[], None] = lambda: None) -> None:

@@ -23,6 +23,7 @@ from bletoken.errors import (
     CloudRefusedError,
     CloudRetryLaterError,
     CloudUnreachableError,
+    IdentifyError,
     NotSignedInError,
     RadioUnavailableError,
     RemoteProtocolError,
@@ -389,7 +390,7 @@ class Onboarding:
 
             try:
                 await identification.run(self._config.identify_command, started=started)
-            except identification.IdentifyError as e:
+            except IdentifyError as e:
                 self._report(Progress("identifying failed", str(e)))
                 if not answered:
                     self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="it cannot be run"))

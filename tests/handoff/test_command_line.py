@@ -149,7 +149,38 @@ async def test_a_reader_that_went_away_ends_it(bench: Bench, what: str) -> None:
     assert (process.returncode, err.decode()) == (1, ""), what
 
 
-def test_thecommand_ofs_are_installed_by_name() -> None:
+@pytest.mark.parametrize(
+    ("words", "settings", "exit_code"),
+    [
+        pytest.param(["open"], {}, 24, marks=pytest.mark.produces(exit_code=24), id="process: nothing runs"),
+        pytest.param(
+            ["identify"],
+            {"identify_command": ["/bin/false"]},
+            25,
+            marks=pytest.mark.produces(exit_code=25),
+            id="process: the command fails",
+        ),
+    ],
+)
+async def test_what_is_wrong_on_the_device_is_told(
+    bench: Bench, words: list[str], settings: dict[str, object], exit_code: int
+) -> None:
+    device = bench.device(**settings)  # type: ignore[arg-type] # settings of the configuration
+    process = await asyncio.create_subprocess_exec(
+        *command_of("bletoken_peripheral"),
+        *words,
+        "--config",
+        str(device.config),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(WAIT_S):
+        _, err = await process.communicate()
+    assert process.returncode == exit_code, err
+    assert err
+
+
+def test_the_commands_are_installed_by_name() -> None:
     here = Path(sys.executable).parent
     for name in ("bletoken-central", "bletoken-peripheral", "bletoken-sim"):
         assert (here / name).exists()

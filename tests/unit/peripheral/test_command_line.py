@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
+from bletoken.errors import IdentifyError
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import FailureCode, Provision
-from bletoken_peripheral import cli, identification, store
+from bletoken_peripheral import cli, store
 from bletoken_peripheral.redemption import Event, Failure, Journal
 from bletoken_peripheral.store import Credentials, StateFolder
 
@@ -239,7 +240,7 @@ def test_identify_tries_the_command(shell: Shell, tmp_path: Path) -> None:
     assert shell("identify") == 0
     assert (tmp_path / "shown").exists()
     shell.config.write_text(config + 'identify_command = ["false"]')
-    assert shell("identify") == identification.IdentifyError.exit_code == 25
+    assert shell("identify") == IdentifyError.exit_code == 25
 
 
 # Hostile files ------------------------------------------------------------------------------------------------------

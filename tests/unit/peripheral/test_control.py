@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from bletoken.errors import BletokenError, StorageError, UsageError
+from bletoken.errors import BletokenError, NotRunningError, StorageError, UsageError
 from bletoken_peripheral import control
-from bletoken_peripheral.control import Command, NotRunningError
+from bletoken_peripheral.control import Command
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from bletoken.errors import IdentifyError
 from bletoken_peripheral import identification
-from bletoken_peripheral.identification import IdentifyError
 
 
 async def ended(pid: int) -> None:
