@@ -14,7 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
 
-from bletoken.errors import CloudError, CloudRefusedError, NotInHomeError, OutcomeUnknownError, UsageError
+from bletoken.errors import (
+    CloudError,
+    CloudRefusedError,
+    NotInHomeError,
+    NotSignedInError,
+    OutcomeUnknownError,
+    UsageError,
+)
 from bletoken.protocol.setup_code import SetupCode
 from bletoken.protocol.wire import AskStatus, Identify, Offer, Provisioned, Status, token_ref
 from bletoken_central.handoff import Exchange, HandOver, Limits, Progress, Question, Report, Step, Token, only_one
@@ -421,7 +428,7 @@ class _Stopwatch:
 async def _only_home(api: "UserApi") -> int:
     identity = await api.identity()
     if identity.user_id is None:
-        raise UsageError("this MODE session key belongs to no user; sign in again")
+        raise NotSignedInError("MODE does not accept this session key", status=401)
     homes = await api.homes(identity.user_id)
     if len(homes) != 1:
         which = ", ".join(str(home.id) for home in homes[:10]) or "none"

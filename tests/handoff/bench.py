@@ -304,7 +304,7 @@ class _DeviceProcess:
 
 
 def command_of(name: str) -> list[str]:
-    return [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next", "-m", f"{name}.cli"]
+    return [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next.service", "-m", f"{name}.cli"]
 
 
 async def _start(command: list[str], **variables: str) -> asyncio.subprocess.Process:

@@ -377,7 +377,7 @@ async def test_a_device_that_mode_knows_after_all_is_provisioned_again_after_a_r
 # The PIN ------------------------------------------------------------------------------------------------------------
 
 
-CLOCKWORK = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next", clockwork.__file__]
+CLOCKWORK = [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next.service", clockwork.__file__]
 """A device whose clock a signal moves, as a program."""
 
 
