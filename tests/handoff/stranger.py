@@ -1,13 +1,9 @@
 """A companion in the hands of a test: it writes whatever it likes, and hears everything."""
 
-import secrets
-
 from bleak import BleakClient, BleakScanner
 from handoff.bench import Bench, until
 
 from bletoken.protocol import frames
-from bletoken.protocol.companion import CompanionMachine
-from bletoken.protocol.setup_code import SetupCode
 from bletoken.protocol.wire import (
     HELLO_UUID,
     SERVICE_UUID,
@@ -16,8 +12,6 @@ from bletoken.protocol.wire import (
     ClearCode,
     ClearStatus,
     MessageType,
-    Request,
-    Status,
 )
 from bletoken.sim.air.bleak_backend import backends
 
@@ -28,8 +22,6 @@ class Stranger:
     def __init__(self, client: BleakClient) -> None:
         self.client = client
         self.heard: list[bytes] = []
-        self.statuses: list[Status] = []
-        self.machine: CompanionMachine | None = None
         self._reassembler = frames.Reassembler()
 
     @classmethod
@@ -45,27 +37,9 @@ class Stranger:
         return self
 
     def _notified(self, _: object, frame: bytearray) -> None:
-        if self.machine is not None:
-            status = self.machine.frame_received(bytes(frame), 0)
-            if isinstance(status, Status):
-                self.statuses.append(status)
         message = self._reassembler.receive(bytes(frame), 0)
         if message is not None:
             self.heard.append(message)
-
-    async def ask(self, code: SetupCode, request: Request) -> None:
-        """Authenticate with the first request, or send a further one; `status` tells what came of it."""
-        if self.machine is None:
-            self.machine = CompanionMachine(code, secrets.token_bytes)
-            self.machine.offer_read(await self.hello())
-            message = self.machine.first_message(request)
-        else:
-            _, message = self.machine.request(request)
-        await self.write(*frames.split(message, 244))
-
-    async def status(self) -> Status:
-        await until(lambda: self.statuses)
-        return self.statuses.pop(0)
 
     async def hello(self) -> bytes:
         return bytes(await self.client.read_gatt_char(HELLO_UUID))

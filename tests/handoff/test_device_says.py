@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from handoff.bench import Bench, until
+from handoff.raw_companion import RawCompanion, connected
 from handoff.stranger import Stranger
 
 from bletoken.protocol import companion, frames
@@ -32,10 +33,10 @@ from bletoken.sim.cloud.faults import ErrorAnswer, Fault
 pytestmark = pytest.mark.parametrize("bench", ["processes"], indirect=True)
 
 
-async def failure(stranger: Stranger) -> Failed:
-    status: Status = Accepted(0)
+async def failure(companion: RawCompanion) -> Failed:
+    status = await companion.heard()
     while isinstance(status, Accepted | Redeeming):
-        status = await stranger.status()
+        status = await companion.heard()
     assert isinstance(status, Failed), status
     return status
 
@@ -107,10 +108,9 @@ async def test_credentials_that_mode_does_not_accept_are_kept_and_told(bench: Be
 async def test_a_request_that_the_device_does_not_know_is_not_allowed(bench: Bench) -> None:
     device = bench.device()
     await device.start()
-    stranger = await Stranger.connect(bench)
-    await stranger.ask(device.label.qr, Claim(60))
-    assert (await failure(stranger)).code is FailureCode.NOT_ALLOWED
-    await stranger.client.disconnect()
+    async with connected(bench, device.label.qr) as raw:
+        await raw.send(Claim(60))
+        assert (await failure(raw)).code is FailureCode.NOT_ALLOWED
 
 
 @pytest.mark.produces(FailureCode.REQUEST_INVALID)
@@ -119,14 +119,14 @@ async def test_a_request_that_is_none_is_invalid_and_the_session_goes_on(
 ) -> None:
     device = bench.device()
     await device.start()
-    stranger = await Stranger.connect(bench)
-    with monkeypatch.context() as patch:
-        patch.setattr(companion, "encode_request", lambda _: b"\xa1\x00\x18\x63")
-        await stranger.ask(device.label.qr, AskStatus())
-    assert (await failure(stranger)).code is FailureCode.REQUEST_INVALID
-    await stranger.ask(device.label.qr, AskStatus())
-    assert (await stranger.status()).re == 1
-    await stranger.client.disconnect()
+    async with connected(bench, device.label.qr) as raw:
+        with monkeypatch.context() as patch:
+            patch.setattr(companion, "encode_request", lambda _: b"\xa1\x00\x18\x63")
+            await raw.send(AskStatus())
+        assert (await failure(raw)).code is FailureCode.REQUEST_INVALID
+        answer = await raw.ask(AskStatus())
+        assert isinstance(answer, Status)
+        assert answer.re == 1
 
 
 @pytest.mark.produces(FailureCode.CLOCK_WRONG)
@@ -134,10 +134,9 @@ async def test_a_certificate_out_of_its_time_and_a_companion_in_another_year_mea
     async with mode_with_an_expired_certificate(bench.path) as url:
         device = bench.device(mode_url=url, mode_ca=str(bench.path / "ca.pem"), retry_s=1)
         await device.start()
-        stranger = await Stranger.connect(bench)
-        await stranger.ask(device.label.qr, Provision("token", 600, 1_000_000_000))
-        assert (await failure(stranger)).code is FailureCode.CLOCK_WRONG
-        await stranger.client.disconnect()
+        async with connected(bench, device.label.qr) as raw:
+            await raw.send(Provision("token", 600, 1_000_000_000))
+            assert (await failure(raw)).code is FailureCode.CLOCK_WRONG
         # A companion in the same year says that it is the certificate.
         outcome = await bench.push(device.label.qr, "another-token")
         assert outcome.exit_code == 7, outcome
