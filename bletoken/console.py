@@ -98,6 +98,9 @@ def run_command(command: Callable[[], int], *, as_json: bool, verbose: bool = Fa
     logging.basicConfig(level=logging.DEBUG if verbose else logging.ERROR, format="%(levelname)s %(name)s: %(message)s")
     # At DEBUG it shows header lines of an answer, and with them whatever a hostile server sends back.
     logging.getLogger("httpcore").setLevel(logging.INFO)
+    if not verbose:
+        # What the virtual radio's library says when a radio goes away is told in our own words.
+        logging.getLogger("bumble").setLevel(logging.CRITICAL)
     try:
         return command()
     except BletokenError as error:

@@ -95,7 +95,7 @@ class RadioError(BletokenError):
 class RadioUnavailableError(RadioError):
     """Bluetooth cannot be used here.
 
-    Switch Bluetooth on, check that this user may use it, or name another adapter with --radio.
+    Switch Bluetooth on, check that this user may use it, or name another adapter: --radio, on a device the key `radio`.
     """
 
     exit_code = 9
@@ -143,6 +143,27 @@ class StorageError(BletokenError):
     """
 
     exit_code = 15
+
+
+class ExistsError(StorageError):
+    """There is something by this name already.
+
+    Choose another name, or remove what is there.
+    """
+
+
+class InUseError(StorageError):
+    """Another process uses this folder.
+
+    Stop it first.
+    """
+
+
+class NoKeyringError(StorageError):
+    """This system has no keyring that works.
+
+    Keep the session in a file with --session-file, or give the key with --session-key-file.
+    """
 
 
 # Cloud --------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bletoken import console
-from bletoken.errors import BletokenError
+from bletoken.errors import BletokenError, UsageError
 
 _START_TIMEOUT_S: Final = 60
 _HANDOFF_TIMEOUT_S: Final = 120
@@ -65,7 +65,10 @@ async def _run(args: argparse.Namespace) -> int:
         folder = Path(tempfile.mkdtemp(prefix="bletoken-demo-"))
     else:
         folder = args.folder.absolute()
-        folder.mkdir(mode=0o700, parents=True)
+        try:
+            folder.mkdir(mode=0o700, parents=True)
+        except OSError as e:
+            raise UsageError(f"cannot make the folder {folder}: {e.strerror}") from e
     async with contextlib.AsyncExitStack() as stack:
         cloud = await stack.enter_async_context(_program(tell, "MODE", _cloud(args, folder)))
         air = await stack.enter_async_context(_program(tell, "air", _air(folder)))

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from bletoken import console
-from bletoken.errors import UsageError
+from bletoken.errors import NotSignedInError, UsageError
 
 if TYPE_CHECKING:
     from bletoken.mode.models import Device
@@ -192,7 +192,13 @@ def _ask(prompt: str, instead: str) -> str:
         raise UsageError(f"nobody is here to be asked; use {instead}")
     from getpass import getpass
 
-    return getpass(prompt).strip()
+    try:
+        typed = getpass(prompt).strip()
+    except EOFError:
+        typed = ""
+    if not typed:
+        raise UsageError(f"nothing was typed; instead of typing you can use {instead}")
+    return typed
 
 
 # Commands -----------------------------------------------------------------------------------------------------------
@@ -298,7 +304,11 @@ def _login(arguments: argparse.Namespace) -> int:
 
     async def login() -> int:
         async with UserApi(arguments.mode_url, ca_file=arguments.mode_ca) as api:
-            session = await api.sign_in(arguments.project, arguments.app, arguments.email, password)
+            try:
+                session = await api.sign_in(arguments.project, arguments.app, arguments.email, password)
+            except NotSignedInError as e:
+                message = "MODE does not know this user with this password in this project and app"
+                raise NotSignedInError(message, status=e.status, reason=e.reason) from None
         Session(arguments.mode_url, arguments.session_file).save(session.key, session.expires_at)
         _tell(arguments, {"ok": True, "user_id": session.user_id}, f"Signed in to MODE as user {session.user_id}.")
         return 0
@@ -396,7 +406,10 @@ def _choose(view: "_View") -> "Choose":
             for device in devices:
                 shown = (console.printable(text) for text in (device.name, device.tag, device.device_class) if text)
                 console.say(f"  {device.id}  {', '.join(shown)}")
-            answer = await asyncio.to_thread(input, "Which one may be removed (its id; Enter for none)? ")
+            try:
+                answer = await asyncio.to_thread(input, "Which one may be removed (its id; Enter for none)? ")
+            except EOFError:
+                answer = ""
         return int(answer) if answer.strip().isdecimal() else None
 
     return choose

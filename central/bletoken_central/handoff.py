@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import NoReturn, Protocol
+from typing import Final, NoReturn, Protocol
 
 from bletoken.errors import (
     AlreadyProvisionedError,
@@ -41,6 +41,7 @@ from bletoken.protocol.wire import (
     AskStatus,
     ClearCode,
     ClearStatus,
+    CoarseState,
     Failed,
     FailureCode,
     Offer,
@@ -53,6 +54,8 @@ from bletoken.protocol.wire import (
     token_ref,
 )
 from bletoken_central.link import Found, Link, Radio
+
+_PROVISIONED: Final = CoarseState.PROVISIONED.letter
 
 
 class Step(Enum):
@@ -68,6 +71,7 @@ class Step(Enum):
     PROVISIONED = "provisioned"
     EVENT = "device event"
     IN_HOME = "in the home"
+    WAITING = "wait until the device reaches MODE"
     RETRYING = "retry"
     RECOVERING = "recover from an unknown outcome"
 
@@ -248,6 +252,7 @@ class Exchange:
         self._unanswered = 0
         self._breaches = 0
         self._last_status: type[Status] | None = None
+        self._told: set[Step] = set()
         self.offer: Offer | None = None
         """What the device offered last; authentic once there was an authentic answer."""
         self.found: Found | None = None
@@ -276,7 +281,9 @@ class Exchange:
         for attempt in range(1, self._limits.attempts + 1):
             try:
                 return await self._attempt()
-            except (RadioUnavailableError, MethodNotOfferedError, DeviceAmbiguousError):
+            except RadioUnavailableError as error:
+                raise RadioUnavailableError(f"{error}{self._so_far()}") from error
+            except (MethodNotOfferedError, DeviceAmbiguousError):
                 raise
             except (RadioError, RemoteProtocolError) as error:
                 # Reconnecting is a new handshake; the same token gets the same answer, never a second redemption.
@@ -362,9 +369,14 @@ class Exchange:
         if isinstance(status, Failed):
             raise failure_of(status)
         steps = {Accepted: Step.ACCEPTED, Redeeming: Step.REDEEMING, Stored: Step.STORED}
-        if type(status) in steps and type(status) is not self._last_status:
-            self._last_status = type(status)
-            self._report(Progress(steps[type(status)]))
+        step = steps.get(type(status))
+        if isinstance(status, Accepted) and self._last_status is Redeeming:
+            # The request had no effect, and the device has the token as before.
+            step = Step.WAITING
+        self._last_status = type(status)
+        if step is not None and step not in self._told:
+            self._told.add(step)
+            self._report(Progress(step))
 
 
 async def only_one(radio: Radio, limits: Limits) -> Found:
@@ -382,6 +394,10 @@ async def only_one(radio: Radio, limits: Limits) -> Found:
                 async for found in heard:
                     if found.name is not None:
                         near[found.address] = found
+    # A device that has an owner already is not the one that a PIN is typed for, where there is another.
+    open_ones = {f.address: f for f in near.values() if f.name is not None and f.name.state != _PROVISIONED}
+    if len(open_ones) == 1:
+        return next(iter(open_ones.values()))
     if len(near) > 1:
         strongest = sorted(near.values(), key=lambda f: -f.rssi)
         listed = ", ".join(f"{f.address} ({f.rssi} dBm)" for f in strongest[:10])
@@ -431,7 +447,7 @@ def failure_of(status: Failed) -> BletokenError:
         case FailureCode.ALREADY_PROVISIONED:
             return AlreadyProvisionedError("the device is provisioned already")
         case FailureCode.NOT_ALLOWED:
-            return NotAllowedError("the device does not allow this now")
+            return NotAllowedError(f"the device does not allow this now{because}")
         case FailureCode.OUTCOME_UNKNOWN:
             return OutcomeUnknownError(f"the device got no usable answer from MODE{because}")
         case FailureCode.CREDENTIALS_REFUSED:

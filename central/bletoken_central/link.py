@@ -88,6 +88,8 @@ class Radio:
         scanner = BleakScanner(on_advert, service_uuids=[SERVICE_UUID], **self._scanner_options)
         try:
             await scanner.start()
+        except FileNotFoundError as e:
+            raise RadioUnavailableError("no Bluetooth service answers on this machine (D-Bus with BlueZ)") from e
         except (BleakError, OSError, EOFError) as e:
             raise RadioUnavailableError(f"the radio {self.spec!r} cannot be used: {e}") from e
         try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from bletoken import files
-from bletoken.errors import NotSignedInError, StorageError
+from bletoken.errors import NoKeyringError, NotSignedInError, StorageError
 
 _SERVICE: Final = "bletoken"
 
@@ -62,7 +62,7 @@ class Session:
         try:
             keyring.set_password(_SERVICE, self._mode_url, text)
         except keyring.errors.KeyringError as e:
-            raise StorageError(f"this system has no keyring that works ({type(e).__name__}); use --session-file") from e
+            raise NoKeyringError(f"this system has no keyring that works ({type(e).__name__})") from e
 
     def erase(self) -> None:
         """Forget the key."""
@@ -77,7 +77,7 @@ class Session:
         except keyring.errors.PasswordDeleteError:
             return
         except keyring.errors.KeyringError as e:
-            raise StorageError(f"this system has no keyring that works ({type(e).__name__}); use --session-file") from e
+            raise NoKeyringError(f"this system has no keyring that works ({type(e).__name__})") from e
 
     def _read(self) -> str | None:
         if self._file is not None:

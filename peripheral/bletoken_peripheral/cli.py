@@ -125,7 +125,9 @@ def _init(arguments: argparse.Namespace) -> int:
     elif prepared is not None:
         console.say(f"Took the setup code over into {folder.path}. Erase the file it came from on this device.")
     else:
-        console.say(f"Made a setup code in {folder.path}. Print it with: bletoken-peripheral label")
+        console.say(
+            f"Made a setup code in {folder.path}. Print it with: bletoken-peripheral label --config {arguments.config}"
+        )
     return 0
 
 
@@ -293,7 +295,12 @@ def _reset(arguments: argparse.Namespace) -> int:
             if not sys.stdin.isatty():
                 raise UsageError("reset forgets the device's credentials; say --yes if that is meant")
             console.say("This forgets the device's id and key. The device in the MODE home is not removed.")
-            if input("Type yes to go on: ").strip().lower() != "yes":
+            try:
+                answer = input("Type yes to go on: ")
+            except EOFError:
+                answer = ""
+            if answer.strip().lower() != "yes":
+                console.say("Nothing was changed.")
                 return 1
         folder.erase_onboarding()
     if arguments.json:

@@ -69,7 +69,7 @@ def load(path: Path) -> Config:
                 raise UsageError(f"everybody can change the configuration {path}; correct that: chmod o-w {path}")
             octets = file.read(_LARGEST_FILE + 1)
     except OSError as e:
-        raise UsageError(f"cannot read the configuration {path}: {e.strerror}") from e
+        raise UsageError(f"cannot read the configuration {path}: {e.strerror}; --config names another") from e
     if len(octets) > _LARGEST_FILE:
         raise UsageError(f"the configuration {path} is too large")
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from bletoken import files
-from bletoken.errors import StorageError, UsageError
+from bletoken.errors import ExistsError, UsageError
 from bletoken.protocol.setup_code import Entropy, Label
 from bletoken_peripheral import label as pictures
 from bletoken_peripheral import store
@@ -46,7 +46,7 @@ def make(
         raise UsageError(f"serial numbers go from 0 to {LARGEST_SERIAL}")
     if folder.exists() or folder.is_symlink():
         # A code that was printed already must not be mixed up with others.
-        raise StorageError(f"{folder} exists already; a batch takes a folder of its own")
+        raise ExistsError(f"{folder} exists already; a batch takes a folder of its own")
     files.make_folder(folder)
     digits = max(4, len(str(first_serial + count - 1)))
     batch = [

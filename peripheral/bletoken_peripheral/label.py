@@ -10,7 +10,7 @@ from typing import Final
 import segno
 
 from bletoken import files
-from bletoken.errors import StorageError
+from bletoken.errors import ExistsError, StorageError
 from bletoken.protocol.setup_code import Label
 
 WIDTH_MM: Final = 62
@@ -97,7 +97,7 @@ def write(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
     except StorageError as e:
         if isinstance(e.__cause__, FileExistsError):
-            raise StorageError(f"{path} exists already") from e
+            raise ExistsError(f"{path} exists already") from e
         raise
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, NoReturn, Self, TypeVar
 
 from bletoken import files
-from bletoken.errors import SetupCodeError, StorageError
+from bletoken.errors import InUseError, SetupCodeError, StorageError
 from bletoken.mode.models import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
@@ -82,7 +82,10 @@ class StateFolder:
         Raises:
             StorageError: It is missing, a link, somebody else's, or open to others.
         """
-        files.check_folder(self.path)
+        try:
+            files.check_folder(self.path)
+        except files.MissingFileError as e:
+            raise files.MissingFileError(f"there is no state folder {self.path}; run: bletoken-peripheral init") from e
 
     def lock(self) -> Self:
         """Hold the folder for one process at a time, as a context manager.
@@ -98,7 +101,7 @@ class StateFolder:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as e:
                 os.close(fd)
-                raise StorageError(f"{self.path} is in use: bletoken-peripheral is running with it already") from e
+                raise InUseError(f"{self.path} is in use: bletoken-peripheral is running with it already") from e
             except OSError:
                 os.close(fd)
                 raise
