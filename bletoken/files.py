@@ -102,11 +102,17 @@ def replace(path: Path, octets: bytes) -> None:
         # What an earlier cut left behind is in nobody's use.
         fresh.unlink(missing_ok=True)
         fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600)
-        with os.fdopen(fd, "wb") as file:
-            file.write(octets)
-            file.flush()
-            os.fsync(fd)
-        fresh.replace(path)
+        try:
+            with os.fdopen(fd, "wb") as file:
+                file.write(octets)
+                file.flush()
+                os.fsync(fd)
+            fresh.replace(path)
+        except OSError:
+            # It may hold a secret.
+            with contextlib.suppress(OSError):
+                fresh.unlink()
+            raise
         sync_folder(path.parent)
 
 
@@ -117,6 +123,7 @@ def erase(path: Path) -> None:
         StorageError: It cannot be removed.
     """
     with translated(path, "erase"):
+        path.with_name(f".{path.name}.new").unlink(missing_ok=True)
         path.unlink(missing_ok=True)
         sync_folder(path.parent)
 

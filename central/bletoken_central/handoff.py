@@ -104,17 +104,22 @@ class Token:
     value: str = field(repr=False)
     expires_at: datetime | None = None
 
-    def request(self, now: datetime) -> Provision:
+    def request(self, now: datetime, *, was_sent: bool) -> Provision:
         """The request that hands it over.
 
+        Args:
+            now: The time.
+            was_sent: Whether it was handed over before. Then the device is asked what became of it, expired or not.
+
         Raises:
-            TokenRefusedError: It has expired already.
+            TokenRefusedError: It has expired, and no device has ever had it.
         """
         left_s = 0
         if self.expires_at is not None:
             left_s = int((self.expires_at - now).total_seconds())
-            if left_s <= 0:
+            if left_s <= 0 and not was_sent:
                 raise TokenRefusedError("the provisioning token has expired", reason="expired")
+            left_s = max(1, left_s)
         return Provision(self.value, left_s, int(now.timestamp()))
 
 
@@ -180,11 +185,15 @@ class HandOver:
 
     def __init__(self, token: asyncio.Future[Token]) -> None:
         self._token = token
+        self._was_asked_for = False
 
     async def request(self) -> Request:
         """See `Ask.request`."""
         # Shielded: a lost connection ends this try, and the token is wanted for the next.
-        return (await asyncio.shield(self._token)).request(datetime.now(UTC))
+        token = await asyncio.shield(self._token)
+        request = token.request(datetime.now(UTC), was_sent=self._was_asked_for)
+        self._was_asked_for = True
+        return request
 
     def is_answer(self, status: Status) -> bool:
         """See `Ask.is_answer`."""
@@ -346,6 +355,7 @@ class Exchange:
 
     async def _outcome(self, link: Link, machine: CompanionMachine) -> Status:
         patience_s = self._limits.answer_s
+        answered = False
         while True:
             try:
                 frame = await link.receive(patience_s)
@@ -356,7 +366,9 @@ class Exchange:
                 case ClearStatus() as clear:
                     _refused_in_clear(clear)
                 case Status() as status:
-                    self._unanswered = 0
+                    # This run is answered; the ones before it stay unanswered.
+                    self._unanswered -= not answered
+                    answered = True
                     patience_s = self._limits.silence_s
                     if self._ask.is_answer(status):
                         if self._ask.is_last(status):

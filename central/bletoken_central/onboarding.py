@@ -41,6 +41,7 @@ Choose = Callable[[Sequence["Device"]], Awaitable[int | None]]
 _SUBSCRIBE_TIMEOUT_S: Final = 5
 _EVENT_TIMEOUT_S: Final = 15
 _HOME_LOOKS: Final = 4
+_LONGEST_NOTE_S: Final = 30 * 86400
 _MOST_RECOVERIES: Final = 2
 
 
@@ -148,13 +149,18 @@ class Companion:
         Who may leave the loop early closes it with `contextlib.aclosing`, so that the radio stops scanning at once.
         """
         seen: set[str] = set()
+        ends_at = asyncio.get_running_loop().time() + seconds
         async with self._radio.scan() as heard:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(seconds):
-                    async for found in heard:
-                        if found.address not in seen and found.name is not None:
-                            seen.add(found.address)
-                            yield found
+            while True:
+                try:
+                    # Only waiting is timed: what the caller does with a device must not be cancelled from here.
+                    async with asyncio.timeout_at(ends_at):
+                        found = await anext(heard)
+                except TimeoutError:
+                    return
+                if found.address not in seen and found.name is not None:
+                    seen.add(found.address)
+                    yield found
 
     async def info(self, code: SetupCode | None = None, *, address: str | None = None) -> Info:
         """What a device says of itself.
@@ -250,9 +256,9 @@ class Companion:
             try:
                 return await run.once(lambda token: self._hand_over(code, token, address, watch))
             except OutcomeUnknownError:
+                await run.recover(self._choose)
                 if recovery == _MOST_RECOVERIES:
                     raise
-                await run.recover(self._choose)
         raise AssertionError("the last try returns or raises")
 
     async def _hand_over(
@@ -306,9 +312,12 @@ class _Provisioning:
                     orphan = note.orphan(await self._api.devices(note.home_id))
                     if orphan is not None:
                         await self._remove(orphan.id)
+                except NotSignedInError:
+                    raise
                 except CloudRefusedError:
-                    # Another user's home, or no longer ours: nothing that we may put right.
-                    pass
+                    # Another user's home: that user's next run puts it right.
+                    if time.time() - note.asked_at < _LONGEST_NOTE_S:
+                        continue
             self._notes.forget(note)
 
     async def once(self, hand_over: Callable[[asyncio.Future[Token]], Awaitable[Provisioned]]) -> Onboarded:
@@ -392,7 +401,7 @@ class _Provisioning:
         tag = self._tag or ""
         try:
             await self._api.update_device(device.id, tag=tag)
-        except CloudRefusedError:
+        except CloudError:
             # The device is in the home all the same, and the result shows which tag it has.
             return device
         return replace(device, tag=tag)

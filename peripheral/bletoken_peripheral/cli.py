@@ -5,6 +5,7 @@ Libraries are imported by the command that needs them, so that `--help` answers 
 
 import argparse
 import asyncio
+import contextlib
 import secrets
 import sys
 from datetime import datetime
@@ -15,6 +16,8 @@ from bletoken import console
 from bletoken.errors import NotRunningError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from bletoken.protocol.setup_code import Label
     from bletoken_peripheral.config import Config
     from bletoken_peripheral.onboarding import Progress
@@ -196,9 +199,19 @@ def _run(arguments: argparse.Namespace) -> int:
     config, folder = _open(arguments)
     report = _report_json if arguments.json else _report_line
     with folder.lock():
-        onboarding = Onboarding(config, folder, report=report)
+        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report))
         asyncio.run(console.until_signalled(onboarding.run()))
     return 0
+
+
+def _as_long_as_heard(report: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
+    """A device goes on when whoever read its output has gone."""
+
+    def told(progress: "Progress") -> None:
+        with contextlib.suppress(OSError):
+            report(progress)
+
+    return told
 
 
 def _report_line(progress: "Progress") -> None:

@@ -125,11 +125,17 @@ class Onboarding:
             raise UsageError(f"there is no setup code in {folder.path}; run: bletoken-peripheral init")
         self._config = config
         self._folder = folder
-        self._report = report
+        self._tell_caller = report
+        self._caller_failed: asyncio.Future[None] | None = None
         self._entropy = entropy
         self._label = label
         self._credentials = folder.read_credentials()
         self._journal = _consistent(folder, folder.read_journal(), self._credentials)
+        if self._credentials is not None and self._credentials.mode_url not in ("", config.mode_url):
+            raise UsageError(
+                f"the credentials in {folder.path} are of {self._credentials.mode_url}, but mode_url is"
+                f" {config.mode_url}; put it back, or {_RUN_RESET}"
+            )
         self._verified = False
         self._event_sent = False
         failures = folder.read_failures()
@@ -173,6 +179,8 @@ class Onboarding:
         self._window_until = _now() + window_s
         try:
             async with asyncio.TaskGroup() as tasks:
+                self._caller_failed = asyncio.get_running_loop().create_future()
+                tasks.create_task(_raise_what_comes_of(self._caller_failed))
                 tasks.create_task(control.serve(self._folder.path, self._command))
                 tasks.create_task(self._serve_radio())
                 tasks.create_task(self._serve_messages())
@@ -181,6 +189,16 @@ class Onboarding:
                 tasks.create_task(self._serve_redemption())
         except BaseExceptionGroup as group:
             raise self._worst_of(group) from None
+
+    def _report(self, progress: Progress) -> None:
+        """Tell the caller. What it raises ends `run`, and never the radio's or the journal's own doings."""
+        try:
+            self._tell_caller(progress)
+        except Exception as error:
+            if self._caller_failed is None:
+                raise
+            if not self._caller_failed.done():
+                self._caller_failed.set_exception(error)
 
     def _worst_of(self, group: BaseExceptionGroup[BaseException]) -> BaseException:
         """The one error that ends the process; the others are reported. A defect of ours hides none of them."""
@@ -562,6 +580,9 @@ class Onboarding:
                 await asyncio.sleep(2**attempt / 4)
         else:
             # The key is lost, and a device without a holder of its key is in the home: nobody but the user can tell.
+            # The file may be there all the same, where only the folder could not be synced.
+            with contextlib.suppress(StorageError):
+                self._folder.erase_credentials()
             self._lose("the credentials could not be stored", "storage failed")
             return
         self._credentials = credentials
@@ -680,6 +701,10 @@ def _consistent(folder: StateFolder, journal: Journal | None, credentials: Crede
             f"the journal in {folder.path} is about credentials that are not there; {_RUN_RESET}, or put them back"
         )
     return journal
+
+
+async def _raise_what_comes_of(failed: asyncio.Future[None]) -> None:
+    await failed
 
 
 def _leaves(error: BaseException) -> list[BaseException]:

@@ -81,6 +81,10 @@ _WITH_TOKEN: Final = frozenset({Phase.RECEIVED, Phase.REDEEMING})
 """The phases in which the token itself is kept."""
 
 
+MOST_UNKNOWN: Final = 32
+"""Earlier tokens of unknown outcome that the journal keeps in mind; a token lives for minutes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Failure:
     """Why a token ended, or why its credentials are no good.
@@ -108,6 +112,7 @@ class Journal:
         companion_time: The companion's clock when it came, seconds since 1970; 0 when not known.
         device_id: MODE's id of the device, from `STORED` on.
         failure: Why it failed; in `STORED` and `ANNOUNCED` that MODE does not accept the key.
+        unknown: The references of the last earlier tokens whose outcome is unknown: none of them is redeemed again.
     """
 
     phase: Phase
@@ -117,6 +122,7 @@ class Journal:
     companion_time: int = 0
     device_id: int | None = None
     failure: Failure | None = None
+    unknown: tuple[bytes, ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
         if (self.token is not None) != (self.phase in _WITH_TOKEN):
@@ -132,10 +138,18 @@ class Journal:
         return self.phase in (Phase.STORED, Phase.ANNOUNCED) and self.failure is not None
 
     @classmethod
-    def begin(cls, request: Provision) -> Self:
-        """The record of a token that just came."""
+    def begin(cls, request: Provision, last: "Journal | None" = None) -> Self:
+        """The record of a token that just came, after the record of the last one."""
+        unknown = () if last is None else last.unknown
+        if last is not None and last.phase is Phase.OUTCOME_UNKNOWN:
+            unknown = (*unknown, last.token_ref)[-MOST_UNKNOWN:]
         return cls(
-            Phase.RECEIVED, token_ref(request.token), request.token, request.expires_in_s, request.companion_time
+            Phase.RECEIVED,
+            token_ref(request.token),
+            request.token,
+            request.expires_in_s,
+            request.companion_time,
+            unknown=unknown,
         )
 
     def after(self, event: Event, *, device_id: int | None = None, failure: Failure | None = None) -> Self:
@@ -187,13 +201,15 @@ def take(journal: Journal | None, request: Provision, *, has_credentials: bool) 
     """
     if journal is not None and journal.token_ref == token_ref(request.token):
         return journal
+    if journal is not None and token_ref(request.token) in journal.unknown:
+        return FailureCode.OUTCOME_UNKNOWN
     if journal is not None and journal.phase in _WITH_TOKEN:
         return FailureCode.BUSY
     if journal is not None and journal.was_removed:
         return FailureCode.CREDENTIALS_REFUSED
     if has_credentials:
         return FailureCode.ALREADY_PROVISIONED
-    return Journal.begin(request)
+    return Journal.begin(request, journal)
 
 
 def resume(journal: Journal | None, stored_device_id: int | None) -> Journal | None:

@@ -17,7 +17,7 @@ from bletoken.mode.models import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
 from bletoken.protocol.wire import LONGEST_REASON, TOKEN_REF_SIZE, FailureCode, token_ref
-from bletoken_peripheral.redemption import Failure, Journal, Phase
+from bletoken_peripheral.redemption import MOST_UNKNOWN, Failure, Journal, Phase
 
 T = TypeVar("T")
 
@@ -147,6 +147,7 @@ class StateFolder:
                 "token": journal.token,
                 "expires_in_s": journal.expires_in_s,
                 "companion_time": journal.companion_time,
+                "unknown": [reference.hex() for reference in journal.unknown],
                 "device_id": journal.device_id,
                 "failure": failure
                 and {"code": failure.code.name, "reason": failure.reason, "retry_after_s": failure.retry_after_s},
@@ -203,6 +204,10 @@ class StateFolder:
         """
         for name in (JOURNAL_FILE, CREDENTIALS_FILE):
             files.erase(self.path / name)
+
+    def erase_credentials(self) -> None:
+        """Forget credentials alone."""
+        files.erase(self.path / CREDENTIALS_FILE)
 
     # How -------------------------------------------------------------------------------------------------------------
 
@@ -306,9 +311,19 @@ def _journal_from(content: Mapping[str, object]) -> Journal:
         token=token,
         expires_in_s=_integer(content, "expires_in_s", 2**32),
         companion_time=_integer(content, "companion_time", 2**64),
+        unknown=_references(content.get("unknown", [])),
         device_id=None if content["device_id"] is None else _integer(content, "device_id", 2**64),
         failure=None if failure is None else _failure_from(failure),
     )
+
+
+def _references(content: object) -> tuple[bytes, ...]:
+    if not isinstance(content, list) or len(content) > MOST_UNKNOWN:
+        raise TypeError("unknown")
+    references = tuple(bytes.fromhex(reference) for reference in content)
+    if any(len(reference) != TOKEN_REF_SIZE for reference in references):
+        raise ValueError("unknown")
+    return references
 
 
 def _failure_from(content: object) -> Failure:

@@ -109,6 +109,7 @@ async def test_recovery_ends_after_two_tries(alone: Bench) -> None:
         with pytest.raises(errors.OutcomeUnknownError):
             await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
     assert alone.redemptions == [201, 201, 201]
+    assert await alone.devices_in_home() == []
 
 
 async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_it_has_expired(

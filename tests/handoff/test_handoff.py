@@ -176,6 +176,9 @@ async def test_an_answer_lost_after_the_commit_is_an_unknown_outcome_and_never_a
     assert outcome.exit_code == 8, outcome
     assert (await bench.push(device.label.qr, token)).exit_code == 8
     assert bench.redemptions == [201]
+    assert (await bench.push(device.label.qr, "no-token-of-modes")).exit_code == 6
+    assert (await bench.push(device.label.qr, token)).exit_code == 8
+    assert bench.redemptions == [201, 403]
     assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
 
 

@@ -176,3 +176,16 @@ def test_credentials_without_a_journal_mean_provisioned() -> None:
 def test_no_repr_shows_the_token() -> None:
     assert "token-1" not in repr(journal_in(Phase.RECEIVED))
     assert token_ref("token-1").hex() not in repr(journal_in(Phase.RECEIVED))
+
+
+def test_a_token_of_unknown_outcome_is_never_redeemed_again_whatever_came_after_it() -> None:
+    lost = journal_in(Phase.OUTCOME_UNKNOWN)
+    second = redemption.take(lost, OTHER, has_credentials=False)
+    assert isinstance(second, Journal)
+    assert redemption.take(second, REQUEST, has_credentials=False) is FailureCode.OUTCOME_UNKNOWN
+    refused = second.after(Event.SENDING).after(Event.REFUSED, failure=Failure(FailureCode.TOKEN_REFUSED))
+    assert redemption.take(refused, REQUEST, has_credentials=False) is FailureCode.OUTCOME_UNKNOWN
+    third = redemption.take(refused, Provision("token-3"), has_credentials=False)
+    assert isinstance(third, Journal)
+    assert redemption.take(third, REQUEST, has_credentials=False) is FailureCode.OUTCOME_UNKNOWN
+    assert isinstance(redemption.take(refused, OTHER, has_credentials=False), Journal)

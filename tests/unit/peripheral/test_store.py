@@ -5,6 +5,7 @@ import os
 import secrets
 import stat
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,7 @@ def test_what_is_written_is_read_back(folder: StateFolder) -> None:
     [
         JOURNAL,
         JOURNAL.after(Event.SENDING),
+        replace(JOURNAL, unknown=(bytes(16), bytes(range(16)))),
         JOURNAL.after(Event.SENDING).after(Event.CREDENTIALS_STORED, device_id=2**64 - 1),
         JOURNAL.after(Event.SENDING).after(Event.REFUSED, failure=Failure(FailureCode.TOKEN_REFUSED, "NO", 5)),
     ],
