@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from bletoken.sim.cloud.faults import ErrorAnswer, Fault
 from bletoken_central.handoff import Limits, Token
 from bletoken_central.link import Link
 from bletoken_central.onboarding import Companion, Onboarded
+from bletoken_central.recovery import Note, Notes
 
 
 @pytest.fixture
@@ -141,6 +143,25 @@ async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_i
     assert orphan not in await alone.devices_in_home()
     assert await alone.devices_in_home() == [first.device_id, second.device_id]
     assert list((alone.path / "notes").iterdir()) == []
+
+
+async def test_an_expired_session_leaves_the_notes_of_earlier_runs_alone(alone: Bench) -> None:
+    device = alone.device()
+    note = Note("ab" * 16, alone.mode.url, 1, "lamp", [], 1.0, expires_at=2.0, outcome_unknown=True)
+    Notes(alone.path / "notes").keep(note)
+    alone.seed["userKey"] = "v1.expired"
+    async with companion(alone) as c:
+        with pytest.raises(errors.NotSignedInError):
+            await c.provision(device.label.qr, home_id=1, device_class="lamp")
+    assert Notes(alone.path / "notes").all() == [note]
+
+
+async def test_a_device_that_has_the_token_is_asked_what_became_of_it_after_the_token_expired() -> None:
+    now = datetime.now(UTC)
+    token = Token("token", now - timedelta(seconds=1))
+    with pytest.raises(errors.TokenRefusedError):
+        token.request(now, was_sent=False)
+    assert token.request(now, was_sent=True).expires_in_s == 1
 
 
 async def test_the_device_gets_the_tag_it_is_to_have(alone: Bench) -> None:

@@ -1,12 +1,13 @@
 """What a device knows survives its death, and nothing is redeemed twice. Its process is really killed."""
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from handoff.bench import Bench, Processes, open_bench, until
+from handoff.bench import Bench, Processes, command_of, open_bench, until
 
 from bletoken.sim.cloud.faults import Fault
 from bletoken_peripheral.redemption import Phase
@@ -112,3 +113,28 @@ async def test_only_one_process_uses_a_state_folder(bench: Bench) -> None:
     await until(lambda: any("in use" in step for step in second.steps))
     with pytest.raises(AssertionError):
         await second.stop()
+
+
+async def test_a_device_goes_on_when_whoever_read_its_output_has_gone(bench: Bench) -> None:
+    device = bench.device()
+    read, write = os.pipe()
+    process = await asyncio.create_subprocess_exec(
+        *command_of("bletoken_peripheral"), "run", "--json", "--config", str(device.config), stdout=write
+    )
+    os.close(write)
+    assert b"advertising" in await asyncio.to_thread(os.read, read, 4096)
+    os.close(read)
+    outcome = await bench.push(device.label.qr, await bench.token())
+    process.terminate()
+    assert outcome.exit_code == 0, outcome
+    assert await process.wait() == 0
+
+
+async def test_credentials_of_one_mode_are_not_sent_to_another(bench: Bench) -> None:
+    device = bench.device()
+    await device.start()
+    assert (await bench.push(device.label.qr, await bench.token())).exit_code == 0
+    await device.stop()
+    device.config.write_text(device.config.read_text().replace(bench.mode.url, "https://elsewhere.example"))
+    refused = await bench.programs.start_device(device)
+    await until(lambda: any("put it back" in step for step in refused.steps))
