@@ -152,7 +152,7 @@ def error_object(error: BletokenError) -> dict[str, object]:
 
 
 async def until_signalled(work: Awaitable[None]) -> None:
-    """Await something; SIGTERM and SIGINT cancel it and end quietly. A second signal cancels its cleaning up too."""
+    """Await something; SIGTERM and SIGINT cancel it and end quietly."""
     task = asyncio.ensure_future(work)
     loop = asyncio.get_running_loop()
     signalled = False

@@ -64,7 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--radio", default="system", help="system, system:hci1, or air:unix:PATH (default: system)")
     common.add_argument("--json", action="store_true", help="one JSON object a line, the result last, for programs")
-    common.add_argument("--verbose", action="store_true", help="show log records; they never hold secrets")
+    common.add_argument(
+        "--verbose", action="store_true", help="show log records, and where an unexpected error happened"
+    )
 
     device = argparse.ArgumentParser(add_help=False)
     code = device.add_argument_group(

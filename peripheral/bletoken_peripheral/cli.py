@@ -54,7 +54,9 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: %(default)s)")
     common.set_defaults(config=Path("/etc/bletoken/peripheral.toml"))
     common.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    common.add_argument("--verbose", action="store_true", help="show log records; they never hold secrets")
+    common.add_argument(
+        "--verbose", action="store_true", help="show log records, and where an unexpected error happened"
+    )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
     init = commands.add_parser("init", parents=[common], help="make the state folder and the device's setup code")
