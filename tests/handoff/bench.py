@@ -288,7 +288,8 @@ class _DeviceProcess:
             self.steps.append(said.get("step") or said.get("message", ""))
 
     async def stop(self) -> None:
-        self.process.terminate()
+        with contextlib.suppress(ProcessLookupError):
+            self.process.terminate()
         await self._ended()
         assert self.process.returncode == 0, self.steps
 

@@ -30,6 +30,8 @@ async def start(*words: str, code: SetupCode | None = None, **variables: str) ->
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={**os.environ, **variables},
+        # Whoever starts the tests in the background has Ctrl-C ignored, and every program would inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 

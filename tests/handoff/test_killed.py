@@ -138,3 +138,5 @@ async def test_credentials_of_one_mode_are_not_sent_to_another(bench: Bench) -> 
     device.config.write_text(device.config.read_text().replace(bench.mode.url, "https://elsewhere.example"))
     refused = await bench.programs.start_device(device)
     await until(lambda: any("put it back" in step for step in refused.steps))
+    with pytest.raises(AssertionError):
+        await refused.stop()
