@@ -14,9 +14,6 @@ from urllib.parse import urlsplit
 from bletoken.errors import UsageError
 from bletoken.protocol.wire import LONGEST_CLASS
 
-DEFAULT_PATH: Final = Path("/etc/bletoken/peripheral.toml")
-"""Where the configuration is looked for when the command line names none."""
-
 _LARGEST_FILE: Final = 65536
 _LONGEST_COMMAND: Final = 64
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
