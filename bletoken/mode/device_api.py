@@ -1,13 +1,14 @@
 """What a device asks of MODE, each request exactly once. It never repeats one: the device's journal decides that."""
 
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from bletoken.errors import CloudRefusedError, NotSignedInError
 from bletoken.mode.http import TIMEOUT_S, HTTPClient
-from bletoken.mode.models import Device, DeviceCredentials, Identity
+from bletoken.mode.models import Device, DeviceCredentials, Identity, claim_expiration
 
 
 class DeviceApi:
@@ -84,6 +85,39 @@ class DeviceApi:
             CloudError: As `HTTPClient.request`.
         """
         return Device.from_json((await self._http.request("GET", f"devices/{device_id}", key=api_key)).json())
+
+    async def open_claim_window(self, device_id: int, api_key: str, duration_s: int) -> datetime:
+        """Let the holder of the claim code add this device to a home: `POST /deviceRegistration`, as MODE shows it.
+
+        To ask again does no harm: it asks for the same.
+
+        Args:
+            device_id: The device.
+            api_key: The device's key.
+            duration_s: Seconds for which it can be claimed.
+
+        Returns:
+            When the window ends by MODE's clock, in UTC.
+
+        Raises:
+            CloudError: As `HTTPClient.request`; `CloudNoAnswerError` also when the time cannot be read.
+        """
+        form: dict[str, str | int] = {"deviceId": device_id, "claimable": 1, "duration": duration_s}
+        answer = await self._http.request("POST", "deviceRegistration", key=api_key, form=form)
+        return claim_expiration(answer.json())
+
+    async def close_claim_window(self, device_id: int, api_key: str) -> None:
+        """Let nobody claim this device any more: `POST /deviceRegistration`, as MODE's own clients do it.
+
+        Args:
+            device_id: The device.
+            api_key: The device's key.
+
+        Raises:
+            CloudError: As `HTTPClient.request`.
+        """
+        content = {"deviceId": device_id, "claimable": False}
+        await self._http.request("POST", "deviceRegistration", key=api_key, content=content)
 
     async def trigger_event(
         self, device_id: int, api_key: str, event_type: str, event_data: Mapping[str, Any] | None = None

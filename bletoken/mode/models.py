@@ -228,6 +228,15 @@ class ProvisioningToken:
         )
 
 
+def claim_expiration(value: object) -> datetime:
+    """Read when a claim window ends, in UTC (`POST /deviceRegistration` in MODE's provisioning document).
+
+    Raises:
+        CloudNoAnswerError: It cannot be read.
+    """
+    return _required(_fields(value), "claimExpirationTime", _timestamp)
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceEvent:
     """Something a device told its home (the user session's web socket in MODE's API reference).

@@ -106,6 +106,21 @@ class UserApi:
         answer = await self._call("POST", f"homes/{home_id}/deviceProvisioning", content=content)
         return ProvisioningToken.from_json(answer.json())
 
+    async def claim_device(self, home_id: int, claim_code: str) -> Device:
+        """Add a device whose claim window is open to a home (`POST /devices`).
+
+        `CloudNoAnswerError` leaves open whether the device is in the home now: look there before claiming again.
+
+        Args:
+            home_id: The home that the device is to be in.
+            claim_code: The device's claim code. A secret.
+
+        Raises:
+            CloudRefusedError: MODE knows no such code, the window is closed, or the device is in a home already.
+        """
+        answer = await self._call("POST", "devices", content={"homeId": home_id, "claimCode": claim_code})
+        return Device.from_json(answer.json())
+
     async def devices(self, home_id: int) -> list[Device]:
         """The devices in a home (`GET /devices`).
 

@@ -1,6 +1,8 @@
 import asyncio
 import subprocess
 import sys
+from datetime import UTC, datetime
+from urllib.parse import parse_qs
 
 import pytest
 from unit.mode.loopback import answer, free_port, read_request, reset, serve
@@ -130,6 +132,42 @@ async def test_an_event_is_put_with_or_without_data(data: dict[str, int] | None,
         await api.trigger_event(7, "v1.key", "on", data)
     assert server.requests[0].line == "PUT /devices/7/event HTTP/1.1"
     assert parse_json(server.requests[0].body) == sent
+
+
+async def test_a_claim_window_is_opened_with_the_form_that_mode_shows() -> None:
+    reply = answer(200, {"claimExpirationTime": "2015-08-25T21:44:37.744323372Z"})
+    async with serve(reply) as server, DeviceApi(server.url) as api:
+        ends_at = await api.open_claim_window(7, "v1.key", 300)
+    assert ends_at == datetime(2015, 8, 25, 21, 44, 37, 744323, UTC)
+    (heard,) = server.requests
+    assert heard.line == "POST /deviceRegistration HTTP/1.1"
+    assert heard.headers["authorization"] == "ModeCloud v1.key"
+    assert heard.headers["content-type"] == "application/x-www-form-urlencoded"
+    assert parse_qs(heard.body.decode()) == {"deviceId": ["7"], "claimable": ["1"], "duration": ["300"]}
+
+
+@pytest.mark.parametrize("content", [{}, {"claimExpirationTime": "soon"}, {"claimExpirationTime": 1}, [], None])
+async def test_a_claim_window_without_a_readable_end_is_no_answer(content: object) -> None:
+    async with serve(answer(200, content)) as server, DeviceApi(server.url) as api:
+        with pytest.raises(CloudNoAnswerError):
+            await api.open_claim_window(7, "v1.key", 300)
+
+
+async def test_a_claim_window_of_another_device_is_refused_with_the_reason() -> None:
+    async with serve(answer(403, {"reason": "MATCHING_DEVICE_ONLY"})) as server, DeviceApi(server.url) as api:
+        with pytest.raises(CloudRefusedError) as caught:
+            await api.open_claim_window(8, "v1.key", 300)
+    assert (caught.value.status, caught.value.reason) == (403, "MATCHING_DEVICE_ONLY")
+
+
+@pytest.mark.parametrize("reply", [answer(204), answer(200, {}), answer(200, body=b"?")])
+async def test_a_claim_window_is_closed_whatever_a_success_says(reply: bytes) -> None:
+    async with serve(reply) as server, DeviceApi(server.url) as api:
+        await api.close_claim_window(7, "v1.key")
+    (heard,) = server.requests
+    assert heard.line == "POST /deviceRegistration HTTP/1.1"
+    assert heard.headers["authorization"] == "ModeCloud v1.key"
+    assert parse_json(heard.body) == {"deviceId": 7, "claimable": False}
 
 
 def test_a_device_loads_no_web_socket_library() -> None:

@@ -33,6 +33,13 @@ CALLS: list[tuple[Callable[[UserApi], Awaitable[Any]], str, object, bytes, objec
         answer(200, {"token": "v1.t"}),
         ProvisioningToken("v1.t"),
     ),
+    (
+        lambda api: api.claim_device(5, "abcd-1234-efgh-5678"),
+        "POST /devices",
+        {"homeId": 5, "claimCode": "abcd-1234-efgh-5678"},
+        answer(201, {"id": 7, "homeId": 5, "claimCode": "abcd-1234-efgh-5678"}),
+        Device(7, home_id=5),
+    ),
     (lambda api: api.devices(5), "GET /devices?homeId=5", None, answer(200, [{"id": 7}]), [Device(7)]),
     (lambda api: api.device(7), "GET /devices/7", None, answer(200, {"id": 7}), Device(7)),
     (lambda api: api.update_device(7, tag=""), "PATCH /devices/7", {"tag": ""}, answer(204), None),
@@ -86,6 +93,22 @@ async def test_nobody_is_asked_before_somebody_is_signed_in(
         with pytest.raises(NotSignedInError):
             await call(api)
     assert server.connections == 0
+
+
+@pytest.mark.parametrize("reason", ["DEVICE_NOT_CLAIMABLE", "DEVICE_ALREADY_IN_HOME"])
+async def test_a_device_that_cannot_be_claimed_is_a_refusal_with_its_reason(reason: str) -> None:
+    async with serve(answer(403, {"reason": reason})) as server, UserApi(server.url, "k", retry=AT_ONCE) as api:
+        with pytest.raises(CloudRefusedError) as caught:
+            await api.claim_device(5, "abcd-1234-efgh-5678")
+    assert (caught.value.reason, server.connections) == (reason, 1)
+    assert "abcd" not in str(caught.value)
+
+
+async def test_a_claim_whose_answer_cannot_be_read_may_have_taken_effect_and_is_not_repeated() -> None:
+    async with serve(answer(201, {})) as server, UserApi(server.url, "k", retry=AT_ONCE) as api:
+        with pytest.raises(CloudNoAnswerError):
+            await api.claim_device(5, "abcd-1234-efgh-5678")
+    assert server.connections == 1
 
 
 async def test_a_user_signs_in_with_a_form_and_the_session_is_used() -> None:
