@@ -68,8 +68,13 @@ def make_folder(path: Path) -> None:
     check_folder(path)
 
 
-def read(path: Path) -> bytes:
+def read(path: Path, *, of_root: bool = False) -> bytes:
     """The content of a private file.
+
+    Args:
+        path: The file.
+        of_root: Whether it may be root's instead, who may let a group read it: systemd hands credentials to a service
+            so. (What looks like the group's permission is the mask of an access list with that one service's user.)
 
     Raises:
         MissingFileError: There is none.
@@ -79,9 +84,10 @@ def read(path: Path) -> bytes:
         fd = os.open(path, os.O_RDONLY | _NO_FOLLOW | _NO_WAIT)
         with os.fdopen(fd, "rb") as file:
             info = os.fstat(fd)
-            if not stat.S_ISREG(info.st_mode) or (_HAS_OWNERS and info.st_uid != os.geteuid()):
+            is_roots = of_root and info.st_uid == 0
+            if not stat.S_ISREG(info.st_mode) or (_HAS_OWNERS and not is_roots and info.st_uid != os.geteuid()):
                 raise StorageError(f"{path} is not a plain file of this user")
-            if _HAS_OWNERS and info.st_mode & 0o077:
+            if _HAS_OWNERS and info.st_mode & (0o037 if is_roots else 0o077):
                 raise StorageError(f"{path} is open to other users; make it private: chmod 600 {path}")
             octets = file.read(LARGEST + 1)
     if len(octets) > LARGEST:

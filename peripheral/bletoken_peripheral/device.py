@@ -10,9 +10,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
+from bletoken.mode.credentials import Credentials
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.onboarding import Onboarding, Progress
-from bletoken_peripheral.store import Credentials, StateFolder
+from bletoken_peripheral.store import StateFolder
 
 
 class Device:

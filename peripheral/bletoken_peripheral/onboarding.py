@@ -30,6 +30,7 @@ from bletoken.errors import (
     StorageError,
     UsageError,
 )
+from bletoken.mode.credentials import Credentials
 from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Send, SessionId, TooManyMessagesError
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
@@ -55,7 +56,7 @@ from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
 from bletoken_peripheral.redemption import Event, Failure, Journal, Phase
-from bletoken_peripheral.store import Credentials, StateFolder
+from bletoken_peripheral.store import StateFolder
 
 if TYPE_CHECKING:
     from bletoken.mode.device_api import DeviceApi

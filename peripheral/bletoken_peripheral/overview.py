@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from bletoken import console
+from bletoken.mode.credentials import Credentials
 from bletoken.protocol.guesses import FREE_FAILURES, STOP_AT
 from bletoken.protocol.setup_code import Label
 from bletoken_peripheral import redemption
 from bletoken_peripheral.redemption import Journal, Phase
-from bletoken_peripheral.store import Credentials
 
 _PINS: Final = {
     "none": "there is none on the label",

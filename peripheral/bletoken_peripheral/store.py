@@ -4,15 +4,14 @@ The folder belongs to one user (0700), each file too (0600); `bletoken.files` wr
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, NoReturn, Self, TypeVar
+from typing import Final, Self, TypeVar
 
-from bletoken import files
-from bletoken.errors import InUseError, SetupCodeError, StorageError
+from bletoken import files, records
+from bletoken.errors import InUseError, StorageError
+from bletoken.mode.credentials import Credentials
 from bletoken.mode.models import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
@@ -21,9 +20,6 @@ from bletoken_peripheral.redemption import MOST_UNKNOWN, Failure, Journal, Phase
 
 T = TypeVar("T")
 
-SCHEMA: Final = 1
-"""The version of every state file's layout. A newer one is refused and left alone."""
-
 LABEL_FILE: Final = "setup-code.json"
 JOURNAL_FILE: Final = "journal.json"
 CREDENTIALS_FILE: Final = "credentials.json"
@@ -31,28 +27,6 @@ GUESSES_FILE: Final = "guesses.json"
 LOCK_FILE: Final = "lock"
 CONTROL_SOCKET: Final = "control"
 """Where a running device takes local commands; see `control`."""
-
-
-class NewerSchemaError(StorageError):
-    """A file was written by a newer version of bletoken; it is left as it is.
-
-    Update bletoken on this device.
-    """
-
-
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """What MODE gave the device; `credentials.json` holds exactly this, for the device's own program to read.
-
-    Attributes:
-        device_id: MODE's id of the device.
-        api_key: The key for all future communication with MODE. A secret.
-        mode_url: The MODE that gave it.
-    """
-
-    device_id: int
-    api_key: str = field(repr=False)
-    mode_url: str = ""
 
 
 class StateFolder:
@@ -156,18 +130,11 @@ class StateFolder:
 
     def read_credentials(self) -> Credentials | None:
         """The credentials; None while the device has none."""
-        return self._read(CREDENTIALS_FILE, _credentials_from)
+        return self._read(CREDENTIALS_FILE, Credentials.from_content)
 
     def write_credentials(self, credentials: Credentials) -> None:
         """Make the credentials durable."""
-        self._replace(
-            CREDENTIALS_FILE,
-            {
-                "device_id": credentials.device_id,
-                "api_key": credentials.api_key,
-                "mode_url": credentials.mode_url,
-            },
-        )
+        self._replace(CREDENTIALS_FILE, credentials.content())
 
     def read_failures(self) -> int | None:
         """The PIN's failures; None when the record is missing or not to be trusted, which stops the PIN."""
@@ -184,12 +151,12 @@ class StateFolder:
         """Make 0 failures durable, whatever the record says; a missing or damaged one is made anew.
 
         Raises:
-            NewerSchemaError: It is a newer version's.
+            records.NewerSchemaError: It is a newer version's.
             StorageError: It cannot be written.
         """
         try:
             self._read(GUESSES_FILE, _failures_from)
-        except NewerSchemaError:
+        except records.NewerSchemaError:
             raise
         except StorageError:
             # Whatever it is, it is of no use to anybody, and the person at the device asks for a new one.
@@ -219,15 +186,15 @@ class StateFolder:
             # Of a folder that is not there nothing can be said.
             self.check()
             return None
-        return _parse(str(path), octets, parse)
+        return records.parse(str(path), octets, parse)
 
     def _replace(self, name: str, content: Mapping[str, object]) -> None:
-        files.replace(self.path / name, _octets(content))
+        files.replace(self.path / name, records.encode(content))
 
 
 def code_file(label: Label) -> bytes:
     """A prepared code: the content of a file that `init` takes, and of the label's own file."""
-    return _octets(_label_content(label))
+    return records.encode(_label_content(label))
 
 
 def parse_code_file(octets: bytes, name: str) -> Label:
@@ -238,53 +205,11 @@ def parse_code_file(octets: bytes, name: str) -> Label:
     """
     if len(octets) > files.LARGEST:
         raise StorageError(f"{name} is too large")
-    return _parse(name, octets, _label_from)
-
-
-def _octets(content: Mapping[str, object]) -> bytes:
-    return (json.dumps({"schema": SCHEMA, **content}, indent=1) + "\n").encode("utf-8")
-
-
-def _parse(name: str, octets: bytes, parse: Callable[[Mapping[str, object]], T]) -> T:
-    try:
-        content = json.loads(octets.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_constant)
-        if not isinstance(content, dict):
-            raise TypeError("not an object")
-        if _integer(content, "schema", 2**31) > SCHEMA:
-            raise NewerSchemaError(f"{name} was written by a newer version of bletoken; it is left as it is")
-        return parse(content)
-    except (ValueError, KeyError, TypeError, RecursionError, SetupCodeError):
-        # Whatever it holds may be a secret, so the error does not carry it along.
-        raise StorageError(f"{name} is damaged") from None
-
-
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    content = dict(pairs)
-    if len(content) != len(pairs):
-        raise ValueError("a name stands twice")
-    return content
-
-
-def _no_constant(_: str) -> NoReturn:
-    raise ValueError("not a number")
-
-
-def _integer(content: Mapping[str, object], name: str, below: int) -> int:
-    value = content[name]
-    if type(value) is not int or not 0 <= value < below:
-        raise ValueError(name)
-    return value
-
-
-def _text(content: Mapping[str, object], name: str) -> str:
-    value = content[name]
-    if not isinstance(value, str):
-        raise TypeError(name)
-    return value
+    return records.parse(name, octets, _label_from)
 
 
 def _failures_from(content: Mapping[str, object]) -> int:
-    return _integer(content, "failures", STOP_AT + 1)
+    return records.integer(content, "failures", STOP_AT + 1)
 
 
 def _label_content(label: Label) -> dict[str, object]:
@@ -292,8 +217,8 @@ def _label_content(label: Label) -> dict[str, object]:
 
 
 def _label_from(content: Mapping[str, object]) -> Label:
-    qr = parse_setup_code(_text(content, "qr"))
-    pin = None if content["pin"] is None else parse_setup_code(_text(content, "pin"))
+    qr = parse_setup_code(records.text(content, "qr"))
+    pin = None if content["pin"] is None else parse_setup_code(records.text(content, "pin"))
     if not isinstance(qr, QrSecret) or not isinstance(pin, Pin | None):
         raise TypeError("codes")
     return Label(qr, pin)
@@ -301,7 +226,7 @@ def _label_from(content: Mapping[str, object]) -> Label:
 
 def _journal_from(content: Mapping[str, object]) -> Journal:
     failure = content["failure"]
-    reference = bytes.fromhex(_text(content, "token_ref"))
+    reference = bytes.fromhex(records.text(content, "token_ref"))
     token = None if content["token"] is None else _secret(content, "token")
     if len(reference) != TOKEN_REF_SIZE or (token is not None and token_ref(token) != reference):
         raise ValueError("token_ref")
@@ -309,10 +234,10 @@ def _journal_from(content: Mapping[str, object]) -> Journal:
         phase=Phase(content["phase"]),
         token_ref=reference,
         token=token,
-        expires_in_s=_integer(content, "expires_in_s", 2**32),
-        companion_time=_integer(content, "companion_time", 2**64),
+        expires_in_s=records.integer(content, "expires_in_s", 2**32),
+        companion_time=records.integer(content, "companion_time", 2**64),
         unknown=_references(content.get("unknown", [])),
-        device_id=None if content["device_id"] is None else _integer(content, "device_id", 2**64),
+        device_id=None if content["device_id"] is None else records.integer(content, "device_id", 2**64),
         failure=None if failure is None else _failure_from(failure),
     )
 
@@ -329,19 +254,15 @@ def _references(content: object) -> tuple[bytes, ...]:
 def _failure_from(content: object) -> Failure:
     if not isinstance(content, dict):
         raise TypeError("failure")
-    reason = _text(content, "reason")
+    reason = records.text(content, "reason")
     if len(reason.encode("utf-8")) > LONGEST_REASON:
         # A companion is told it, and a longer one does not fit.
         raise ValueError("reason")
-    return Failure(FailureCode[_text(content, "code")], reason, _integer(content, "retry_after_s", 2**32))
-
-
-def _credentials_from(content: Mapping[str, object]) -> Credentials:
-    return Credentials(_integer(content, "device_id", 2**64), _secret(content, "api_key"), _text(content, "mode_url"))
+    return Failure(FailureCode[records.text(content, "code")], reason, records.integer(content, "retry_after_s", 2**32))
 
 
 def _secret(content: Mapping[str, object], name: str) -> str:
-    value = _text(content, name)
+    value = records.text(content, name)
     if not is_secret(value):
         # It goes into a request's header or body.
         raise ValueError(name)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 
 from bletoken.errors import BletokenError
+from bletoken.mode.credentials import Credentials
 from bletoken.protocol.setup_code import Label, SetupCode
 from bletoken.sim.air.hub import Hub
 from bletoken.sim.air.link import LinkModel
@@ -29,7 +30,7 @@ from bletoken_peripheral import config
 from bletoken_peripheral.onboarding import Onboarding
 from bletoken_peripheral.onboarding import Progress as DeviceProgress
 from bletoken_peripheral.redemption import Journal
-from bletoken_peripheral.store import Credentials, StateFolder
+from bletoken_peripheral.store import StateFolder
 
 WAIT_S = 30
 """How long anything may take before a test gives up; never a measure of anything."""

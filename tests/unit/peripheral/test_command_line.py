@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from bletoken.errors import IdentifyError
+from bletoken.mode.credentials import Credentials
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import FailureCode, Provision
 from bletoken_peripheral import cli, store
 from bletoken_peripheral.redemption import Event, Failure, Journal
-from bletoken_peripheral.store import Credentials, StateFolder
+from bletoken_peripheral.store import StateFolder
 
 
 class Shell:

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 
 from bletoken.errors import RadioUnavailableError, StorageError, UsageError
+from bletoken.mode.credentials import Credentials
 from bletoken.protocol.setup_code import Label
 from bletoken_peripheral import device as module
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.device import Device
 from bletoken_peripheral.onboarding import Progress
-from bletoken_peripheral.store import Credentials, StateFolder
+from bletoken_peripheral.store import StateFolder
 
 CREDENTIALS = Credentials(1001, "key", "https://mode.example")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bletoken.errors import StorageError
+from bletoken.mode.credentials import Credentials
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import FailureCode, Provision
 from bletoken_peripheral.redemption import Event, Failure, Journal
@@ -19,7 +20,6 @@ from bletoken_peripheral.store import (
     GUESSES_FILE,
     JOURNAL_FILE,
     LABEL_FILE,
-    Credentials,
     StateFolder,
 )
 
