@@ -56,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
 
 async def _serve(args: argparse.Namespace, settings: "Settings") -> int:
     from bletoken.sim.cloud.admin import plant
+    from bletoken.sim.cloud.records import Seed
     from bletoken.sim.cloud.server import serve
-    from bletoken.sim.cloud.store import Seed
 
     loop = asyncio.get_running_loop()
     stop = asyncio.Event()

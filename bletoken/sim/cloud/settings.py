@@ -39,8 +39,7 @@ class Settings:
     Attributes:
         redeem_status: The status of a successful `POST /devices` with a token.
         provisioning_status: The status of a successful `POST /homes/{id}/deviceProvisioning`.
-        on_demand_enabled: The project's "On-demand Device Provisioning" option.
-        on_demand_refused: The answer to `deviceProvisioning` while that option is off.
+        on_demand_refused: The answer to `deviceProvisioning` in a project that does not make devices on demand.
         class_unknown: The answer to `deviceProvisioning` for a class that the project does not have.
         token_lifetime_s: Seconds from issuing a provisioning token to its expiry; 0 issues expired ones.
         token_single_use: Whether redeeming a token consumes it. If not, every redemption makes a device.
@@ -49,6 +48,20 @@ class Settings:
         token_expired: The answer to a token past its expiry.
         token_used: The answer to a token that was redeemed before.
         tag_echoed: Whether the `deviceTag` of the token becomes the device's `tag`.
+        registration_invalid_status: The status of the answer to a `POST /deviceRegistration` with invalid data; MODE's
+            page says 403, its list of statuses 400.
+        claim_longest_s: The longest claim mode, in seconds.
+        claim_off: What answers a device that switches its claim mode off: `empty` is 200 with an empty object, `time`
+            200 with the present as `claimExpirationTime`, `nothing` 204.
+        claim_status: The status of a successful `POST /devices` with a claim code.
+        claim_code_unknown: The answer to a claim code that no device of the home's project has.
+        claim_not_possible: The answer to a claim while the device's claim mode is off or over.
+        claim_in_home: The answer to a claim of a device that is in a home, and to such a device that asks for claim
+            mode.
+        removed_device_kept: Whether a device that was made ahead of time goes back to where it was before it was
+            claimed when a user removes it, with its key and claim code. If not, it is gone, like one made on demand.
+        event_without_home_taken: Whether the event of a device without a home is taken (and lost); else it is refused
+            as `not_member`.
         first_device_id: The id of the first device of an empty database.
         session_lifetime_s: Seconds until a user's session key expires.
         timestamp_digits: Fractional digits of timestamps: 0, 3 or 9.
@@ -64,7 +77,6 @@ class Settings:
 
     redeem_status: int = 201
     provisioning_status: int = 200
-    on_demand_enabled: bool = True
     on_demand_refused: Refusal = Refusal(403, "PERMISSION_DENIED")
     class_unknown: Refusal = Refusal(400, "INVALID_PARAMETER")
     token_lifetime_s: float = 900.0
@@ -74,6 +86,15 @@ class Settings:
     token_expired: Refusal = Refusal(403, "INVALID_TOKEN")
     token_used: Refusal = Refusal(403, "INVALID_TOKEN")
     tag_echoed: bool = True
+    registration_invalid_status: int = 403
+    claim_longest_s: int = 24 * 3600
+    claim_off: str = "empty"
+    claim_status: int = 201
+    claim_code_unknown: Refusal = Refusal(404, "NOT_FOUND")
+    claim_not_possible: Refusal = Refusal(403, "DEVICE_NOT_CLAIMABLE")
+    claim_in_home: Refusal = Refusal(403, "DEVICE_ALREADY_IN_HOME")
+    removed_device_kept: bool = True
+    event_without_home_taken: bool = True
     first_device_id: int = 1001
     session_lifetime_s: float = 30 * 24 * 3600.0
     timestamp_digits: int = 9
@@ -92,6 +113,10 @@ class Settings:
             "provisioning_status": self.provisioning_status in (200, 201),
             "token_lifetime_s": 0 <= self.token_lifetime_s <= 10 * 365 * 24 * 3600,
             "token_length": 16 <= self.token_length <= 8192,
+            "registration_invalid_status": self.registration_invalid_status in (400, 403),
+            "claim_longest_s": 1 <= self.claim_longest_s <= 10 * 365 * 24 * 3600,
+            "claim_off": self.claim_off in ("empty", "time", "nothing"),
+            "claim_status": self.claim_status in (200, 201),
             "first_device_id": 0 <= self.first_device_id <= MAX_ID,
             "session_lifetime_s": 0 <= self.session_lifetime_s <= 10 * 365 * 24 * 3600,
             "timestamp_digits": self.timestamp_digits in (0, 3, 9),
@@ -129,6 +154,10 @@ def _convert(name: str, value: object, wanted: type) -> Any:  # noqa: ANN401 - a
         if not isinstance(value, str):
             raise problem
         return Refusal.parse(value)
+    if wanted is str:
+        if not isinstance(value, str):
+            raise problem
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise problem
     if wanted is int and isinstance(value, float):

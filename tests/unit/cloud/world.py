@@ -42,6 +42,28 @@ class World:
         assert isinstance(device, dict)
         return device
 
+    async def seed_again(self, **wish: object) -> dict[str, Any]:
+        """Seed once more, for instance with `onDemand=False`."""
+        seed = (await self.client.post("/_sim/seed", json=wish)).raise_for_status().json()
+        assert isinstance(seed, dict)
+        return seed
+
+    async def made_device(self, **parameters: str) -> dict[str, Any]:
+        """A device that was made ahead of time."""
+        device = (await self.client.post("/_sim/devices", json=parameters)).raise_for_status().json()
+        assert isinstance(device, dict)
+        return device
+
+    async def register(self, device: dict[str, Any], **parameters: object) -> httpx.Response:
+        """The device's answer to its claim mode being switched."""
+        body = {"deviceId": device["id"], **parameters}
+        return await self.client.post("/deviceRegistration", json=body, headers=key_header(device["apiKey"]))
+
+    async def claim(self, device: dict[str, Any]) -> httpx.Response:
+        """The user's answer to claiming the device for the seeded home."""
+        body = {"homeId": self.seed["homeId"], "claimCode": device["claimCode"]}
+        return await self.client.post("/devices", json=body, headers=self.user)
+
     async def stranger(self) -> "World":
         """The same MODE as a user sees it who shares no home with the first."""
         wish = {"email": "stranger@example.com", "homeName": "Elsewhere"}
