@@ -27,6 +27,8 @@ LONGEST_SHOWN: Final = 64
 EXIT_INTERRUPTED: Final = 130
 """The exit code after Ctrl-C."""
 
+_LARGEST_SECRET: Final = 4096
+
 EXTRAS: Final = {
     "bless": "peripheral",
     "segno": "peripheral",
@@ -85,6 +87,31 @@ def refuse_secrets(argv: list[str]) -> None:
     """
     if any("BLETOKEN1:" in argument.upper() for argument in argv):
         raise UsageError("a setup code on the command line can be seen by others; give it in a file or at the prompt")
+
+
+def secret_from(name: str, what: str) -> str:
+    """A secret from a file, or from the first line of standard input for `-`; without the spaces around it.
+
+    Args:
+        name: The file's path, or `-`.
+        what: What it is, for the error.
+
+    Raises:
+        UsageError: It cannot be read, or is too large. The message does not repeat it.
+    """
+    try:
+        if name == "-":
+            octets = sys.stdin.buffer.readline(_LARGEST_SECRET + 1)
+        else:
+            with open(name, "rb") as file:  # noqa: PTH123 nothing else of pathlib is needed here
+                octets = file.read(_LARGEST_SECRET + 1)
+        if len(octets) > _LARGEST_SECRET:
+            raise UsageError(f"{name} is too large to hold {what}")
+        return octets.decode("utf-8").strip()
+    except OSError as e:
+        raise UsageError(f"cannot read {what} from {name}: {e.strerror}") from e
+    except UnicodeDecodeError:
+        raise UsageError(f"{name} is not text, so it does not hold {what}") from None
 
 
 def run_command(command: Callable[[], int], *, as_json: bool, verbose: bool = False) -> int:

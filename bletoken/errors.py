@@ -246,6 +246,17 @@ class CloudRefusedError(CloudError):
         self.reason = reason
 
 
+class TokenDeniedError(CloudRefusedError):
+    """MODE gives no provisioning token for this home and device class.
+
+    Check that the project has On-demand Device Provisioning enabled (Developer Console, Settings, Advanced), that the
+    device class exists, and that this user is a member of the home. A pre-provisioned device is claimed instead:
+    `bletoken-central claim`.
+    """
+
+    exit_code = 30
+
+
 class NotSignedInError(CloudRefusedError):
     """MODE does not accept this session or API key.
 
@@ -336,7 +347,8 @@ class DeviceBusyError(HandoffError):
 class AlreadyProvisionedError(HandoffError):
     """The device already belongs to a home.
 
-    Remove it from that home and run `bletoken-peripheral reset` on the device if it is to be set up again.
+    Remove it from that home and run `bletoken-peripheral reset` on the device if it is to be set up again. For a
+    pre-provisioned device `bletoken-peripheral open` is enough.
     """
 
     exit_code = 11
@@ -345,7 +357,8 @@ class AlreadyProvisionedError(HandoffError):
 class DeviceRemovedError(HandoffError):
     """MODE does not accept the device's key any more: the device was removed.
 
-    Run `bletoken-peripheral reset` on the device, then try again.
+    Run `bletoken-peripheral reset` on the device, then try again. A pre-provisioned device needs an id and a key that
+    MODE knows: `reset --erase-key`, then `init`.
     """
 
     exit_code = 21
@@ -403,6 +416,62 @@ class HandoffTimeoutError(HandoffError, TimeoutError):
     """
 
     exit_code = 20
+
+
+class ClaimRefusedError(HandoffError):
+    """MODE does not let the device turn its claim mode on.
+
+    The reason is MODE's own. MATCHING_DEVICE_ONLY: the device's API key belongs to another device id; run
+    `bletoken-peripheral reset --erase-key` and `init` on the device, with the id and the key that belong together.
+
+    Attributes:
+        reason: MODE's reason code, or an empty string.
+    """
+
+    exit_code = 29
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+# Claiming with MODE -------------------------------------------------------------------------------------------------
+
+
+class ClaimExpiredError(BletokenError):
+    """The device's claim mode ended before the device was claimed.
+
+    Turn it on again (over Bluetooth: run the same command again; on the device: `bletoken-peripheral claim`), and claim
+    the device before it ends.
+    """
+
+    exit_code = 26
+
+
+class NotClaimableError(BletokenError):
+    """MODE says that the device's claim mode is off: it was never turned on, has ended, or was switched off again.
+
+    Turn it on (over Bluetooth: `bletoken-central claim` with the setup code; on the device: `bletoken-peripheral
+    claim`), and claim the device before it ends.
+    """
+
+    exit_code = 27
+
+
+class ClaimCodeRefusedError(BletokenError):
+    """MODE does not know this claim code.
+
+    Check it against the device's own, letter by letter, and that the device belongs to this app's project.
+
+    Attributes:
+        reason: MODE's reason code, or an empty string.
+    """
+
+    exit_code = 28
+
+    def __init__(self, message: str, *, reason: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 # On the device itself -----------------------------------------------------------------------------------------------

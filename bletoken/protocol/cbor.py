@@ -50,6 +50,20 @@ class UInt:
 
 
 @dataclass(frozen=True, slots=True)
+class Between:
+    """An integer from `least` to `most`."""
+
+    least: int
+    most: int
+
+    def check(self, value: object) -> int:
+        """See `Kind.check`."""
+        if type(value) is not int or not self.least <= value <= self.most:
+            raise ValueError(f"not an integer from {self.least} to {self.most}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
 class Octets:
     """An octet string, `size` octets long."""
 

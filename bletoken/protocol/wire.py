@@ -8,7 +8,7 @@ from typing import Annotated, Final, Self
 
 from bletoken.errors import RemoteProtocolError, UnsupportedVersionError
 from bletoken.protocol import cbor, cpace
-from bletoken.protocol.cbor import Key, MapOf, Octets, OneOf, SetOf, Text, UInt
+from bletoken.protocol.cbor import Between, Key, MapOf, Octets, OneOf, SetOf, Text, UInt
 from bletoken.protocol.frames import LARGEST_MESSAGE
 from bletoken.protocol.setup_code import Method
 
@@ -44,6 +44,13 @@ LONGEST_REASON: Final = 64
 
 LONGEST_CLASS: Final = 64
 """Octets of the longest device class in an offer."""
+
+LONGEST_CLAIM_CODE: Final = 128
+"""Characters of the longest claim code."""
+
+SHORTEST_CLAIM_S: Final = 60
+LONGEST_CLAIM_S: Final = 900
+"""Seconds for which a companion may have the claim mode turned on."""
 
 LONGEST_WAIT_S: Final = 300
 """The longest wait that a clear status can impose."""
@@ -114,6 +121,7 @@ class FailureCode(IntEnum):
     OUTCOME_UNKNOWN = 10
     CREDENTIALS_REFUSED = 11
     REQUEST_INVALID = 12
+    CLAIM_REFUSED = 13
 
 
 def channel_identifier(method: Method) -> bytes:
@@ -304,7 +312,7 @@ class Claim:
         duration_s: How long, 60 to 900 seconds.
     """
 
-    duration_s: Annotated[int, Key(1), UInt(16)]
+    duration_s: Annotated[int, Key(1), Between(SHORTEST_CLAIM_S, LONGEST_CLAIM_S)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,7 +379,7 @@ class Status:
 
 @dataclass(frozen=True, slots=True)
 class Accepted(Status):
-    """The device has the token, durably."""
+    """The device has the token, durably. Without a token: it asks MODE to turn its claim mode on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -404,8 +412,8 @@ class Claimable(Status):
         until: When the claim mode ends, seconds since 1970.
     """
 
-    claim_code: Annotated[str, Key(3), Text(128, ascii_only=True)] = field(default="", repr=False)
-    until: Annotated[int, Key(4), UInt(64)] = 0
+    claim_code: Annotated[str, Key(3), Text(LONGEST_CLAIM_CODE, ascii_only=True)] = field(repr=False, kw_only=True)
+    until: Annotated[int, Key(4), UInt(64)] = field(kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,14 +19,13 @@ if TYPE_CHECKING:
     from bletoken.mode.models import Device
     from bletoken.protocol.setup_code import SetupCode
     from bletoken_central.handoff import Limits, Progress
-    from bletoken_central.onboarding import Choose
+    from bletoken_central.onboarding import Choose, Onboarded
 
 _T = TypeVar("_T")
 
 _SETUP_CODE_VARIABLE: Final = "BLETOKEN_SETUP_CODE"
 _SESSION_KEY_VARIABLE: Final = "BLETOKEN_SESSION_KEY"
 _PASSWORD_VARIABLE: Final = "BLETOKEN_MODE_PASSWORD"
-_LARGEST_SECRET: Final = 4096
 
 _EXIT_CODES: Final = """exit codes:
    0 done                     9 radio unavailable       17 not signed in
@@ -38,6 +37,8 @@ _EXIT_CODES: Final = """exit codes:
    6 token refused           15 storage failed         130 interrupted
    7 MODE unreachable        16 MODE failed or refused
    8 outcome unknown         23 several devices near, a PIN does not tell which
+  26 claim mode has ended    28 claim code refused      30 MODE gives no token
+  27 claim mode is off       29 claim mode refused by MODE
 """
 
 
@@ -116,19 +117,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     push.set_defaults(command=_push)
 
-    provision = commands.add_parser(
-        "provision", parents=[common, user, device], help="ask MODE for a token, hand it over, see the device at home"
-    )
-    provision.add_argument(
+    home = argparse.ArgumentParser(add_help=False)
+    home.add_argument(
         "--session-key-file",
         type=Path,
         metavar="FILE",
         help=f"the user's MODE session key; else {_SESSION_KEY_VARIABLE}, else what login kept, else asked for",
     )
-    provision.add_argument("--home", type=int, metavar="ID", help="the home; may be left out by a user who has one")
+    home.add_argument("--home", type=int, metavar="ID", help="the home; may be left out by a user who has one")
+
+    provision = commands.add_parser(
+        "provision",
+        parents=[common, user, home, device],
+        help="ask MODE for a token, hand it over, see the device at home",
+    )
     provision.add_argument("--class", dest="device_class", required=True, metavar="CLASS", help="MODE's device class")
     provision.add_argument("--tag", help="the tag the device is to have")
     provision.set_defaults(command=_provision)
+
+    claim = commands.add_parser(
+        "claim",
+        parents=[common, user, home, device],
+        help="take a pre-provisioned device home, over Bluetooth or by its typed claim code",
+    )
+    claim.add_argument(
+        "--duration-s",
+        type=int,
+        default=300,
+        metavar="SECONDS",
+        help="how long the device's claim mode is to last, 60 to 900 (default: %(default)s)",
+    )
+    typed = claim.add_argument_group(
+        "without Bluetooth", "the claim mode is on already: bletoken-peripheral claim, on the device"
+    ).add_mutually_exclusive_group()
+    typed.add_argument("--typed", action="store_true", help="ask for the claim code")
+    typed.add_argument(
+        "--claim-code-file", metavar="FILE", help="take the claim code from a file; - for standard input"
+    )
+    claim.set_defaults(command=_claim)
     return parser
 
 
@@ -143,7 +169,7 @@ def _setup_code(arguments: argparse.Namespace) -> "SetupCode":
 
         return qr.read(arguments.qr)
     if arguments.code_file:
-        return parse_setup_code(_from_file(arguments.code_file, "the setup code"))
+        return parse_setup_code(console.secret_from(str(arguments.code_file), "the setup code"))
     if _SETUP_CODE_VARIABLE in os.environ:
         return parse_setup_code(os.environ[_SETUP_CODE_VARIABLE])
     return parse_setup_code(_ask("Setup code (QR text or PIN): ", "--qr, --code-file or " + _SETUP_CODE_VARIABLE))
@@ -151,7 +177,7 @@ def _setup_code(arguments: argparse.Namespace) -> "SetupCode":
 
 def _session_key(arguments: argparse.Namespace) -> str:
     if arguments.session_key_file:
-        return _from_file(arguments.session_key_file, "the session key")
+        return console.secret_from(str(arguments.session_key_file), "the session key")
     if _SESSION_KEY_VARIABLE in os.environ:
         return os.environ[_SESSION_KEY_VARIABLE]
     from bletoken_central.session import Session
@@ -165,10 +191,8 @@ def _session_key(arguments: argparse.Namespace) -> str:
 def _token(arguments: argparse.Namespace) -> str:
     from bletoken.protocol.wire import LONGEST_TOKEN
 
-    if arguments.token_file == "-":
-        token = sys.stdin.readline(_LARGEST_SECRET).strip()
-    elif arguments.token_file:
-        token = _from_file(Path(arguments.token_file), "the token")
+    if arguments.token_file:
+        token = console.secret_from(arguments.token_file, "the token")
     else:
         token = _ask("Provisioning token: ", "--token-file")
     if not 1 <= len(token) <= LONGEST_TOKEN or not all("!" <= c <= "~" for c in token):
@@ -176,17 +200,21 @@ def _token(arguments: argparse.Namespace) -> str:
     return token
 
 
-def _from_file(path: Path, what: str) -> str:
-    try:
-        with path.open("rb") as file:
-            octets = file.read(_LARGEST_SECRET + 1)
-        if len(octets) > _LARGEST_SECRET:
-            raise UsageError(f"{path} is too large to hold {what}")
-        return octets.decode("utf-8").strip()
-    except OSError as e:
-        raise UsageError(f"cannot read {what} from {path}: {e.strerror}") from e
-    except UnicodeDecodeError:
-        raise UsageError(f"{path} is not text, so it does not hold {what}") from None
+def _claim_code(arguments: argparse.Namespace) -> str | None:
+    """The typed claim code; None where the device is to tell it over Bluetooth."""
+    from bletoken.protocol.wire import LONGEST_CLAIM_CODE
+
+    if arguments.claim_code_file:
+        claim_code = console.secret_from(arguments.claim_code_file, "the claim code")
+    elif arguments.typed:
+        claim_code = _ask("Claim code: ", "--claim-code-file")
+    else:
+        return None
+    if arguments.qr or arguments.code_file or arguments.device:
+        raise UsageError("a typed claim code needs no setup code and no device: it goes to MODE, not over Bluetooth")
+    if not 1 <= len(claim_code) <= LONGEST_CLAIM_CODE or not all("!" <= c <= "~" for c in claim_code):
+        raise UsageError(f"a claim code is 1 to {LONGEST_CLAIM_CODE} printable ASCII characters without spaces")
+    return claim_code
 
 
 def _ask(prompt: str, instead: str) -> str:
@@ -298,7 +326,7 @@ def _login(arguments: argparse.Namespace) -> int:
     from bletoken_central.session import Session
 
     if arguments.password_file:
-        password = _from_file(arguments.password_file, "the password")
+        password = console.secret_from(str(arguments.password_file), "the password")
     elif _PASSWORD_VARIABLE in os.environ:
         password = os.environ[_PASSWORD_VARIABLE]
     else:
@@ -380,24 +408,57 @@ def _provision(arguments: argparse.Namespace) -> int:
                     tag=arguments.tag,
                     address=arguments.device,
                 )
-        if arguments.json:
-            console.say_json(
-                {
-                    "ok": True,
-                    "device_id": onboarded.device_id,
-                    "home_id": onboarded.home_id,
-                    "event": onboarded.event,
-                    "device_class": onboarded.device.device_class,
-                    "tag": onboarded.device.tag,
-                    "elapsed_s": onboarded.elapsed_s,
-                }
-            )
-        else:
-            came = f'its event "{console.printable(onboarded.event)}" came' if onboarded.event else "no event came"
-            console.say(f"Done: device {onboarded.device_id} is in home {onboarded.home_id}; {came}.")
+        _tell_onboarded(arguments, onboarded)
         return 0
 
     return _run(provision())
+
+
+def _claim(arguments: argparse.Namespace) -> int:
+    from bletoken_central.onboarding import Companion
+
+    claim_code = _claim_code(arguments)
+    code = _setup_code(arguments) if claim_code is None else None
+    key, limits = _session_key(arguments), _limits(arguments)
+
+    async def claim() -> int:
+        with _view(arguments) as view:
+            async with Companion(
+                arguments.radio,
+                session_key=key,
+                mode_url=arguments.mode_url,
+                mode_ca=arguments.mode_ca,
+                report=view.report,
+                limits=limits,
+            ) as companion:
+                if claim_code is not None:
+                    onboarded = await companion.claim_typed(claim_code, home_id=arguments.home)
+                else:
+                    assert code is not None, "asked for where there is no claim code"
+                    onboarded = await companion.claim(
+                        code, home_id=arguments.home, duration_s=arguments.duration_s, address=arguments.device
+                    )
+        _tell_onboarded(arguments, onboarded)
+        return 0
+
+    return _run(claim())
+
+
+def _tell_onboarded(arguments: argparse.Namespace, onboarded: "Onboarded") -> None:
+    came = f'its event "{console.printable(onboarded.event)}" came' if onboarded.event else "no event came"
+    _tell(
+        arguments,
+        {
+            "ok": True,
+            "device_id": onboarded.device_id,
+            "home_id": onboarded.home_id,
+            "event": onboarded.event,
+            "device_class": onboarded.device.device_class,
+            "tag": onboarded.device.tag,
+            "elapsed_s": onboarded.elapsed_s,
+        },
+        f"Done: device {onboarded.device_id} is in home {onboarded.home_id}; {came}.",
+    )
 
 
 def _choose(view: "_View") -> "Choose":

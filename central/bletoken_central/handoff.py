@@ -14,6 +14,7 @@ from typing import Final, NoReturn, Protocol
 from bletoken.errors import (
     AlreadyProvisionedError,
     BletokenError,
+    ClaimRefusedError,
     ClockWrongError,
     CodeRefusedError,
     DeviceAmbiguousError,
@@ -39,6 +40,8 @@ from bletoken.protocol.setup_code import Entropy, Method, QrSecret, SetupCode
 from bletoken.protocol.wire import (
     Accepted,
     AskStatus,
+    Claim,
+    Claimable,
     ClearCode,
     ClearStatus,
     CoarseState,
@@ -65,6 +68,10 @@ class Step(Enum):
     CONNECTING = "connect"
     READING = "read the offer"
     SENDING = "send the token"
+    ASKING = "ask the device"
+    TURNING_ON = "the device asks MODE to turn its claim mode on"
+    CLAIMABLE = "claim mode on"
+    CLAIMING = "claim with MODE"
     ACCEPTED = "token accepted"
     REDEEMING = "redeem with MODE"
     STORED = "credentials stored"
@@ -165,6 +172,9 @@ class _StaleOfferError(RadioError):
 class Ask(Protocol):
     """What is asked of the device, and which of its answers are about it."""
 
+    step: Step
+    """What the companion does when it sends the request."""
+
     async def request(self) -> Request:
         """The request, when the device is ready for it. A connection waits meanwhile."""
 
@@ -182,6 +192,8 @@ class HandOver:
         token: The token; awaited when it is needed, so that asking MODE for it and connecting go on at once. Its owner
             cancels it.
     """
+
+    step = Step.SENDING
 
     def __init__(self, token: asyncio.Future[Token]) -> None:
         self._token = token
@@ -210,6 +222,8 @@ class HandOver:
 class Question:
     """Ask something that the device answers at once."""
 
+    step = Step.ASKING
+
     def __init__(self, request: Request) -> None:
         self._request = request
 
@@ -225,6 +239,21 @@ class Question:
     def is_last(self, status: Status) -> bool:
         """See `Ask.is_last`."""
         return not isinstance(status, Failed) or isinstance(self._request, AskStatus)
+
+
+class ClaimRequest(Question):
+    """Ask a pre-provisioned device to have its claim mode turned on, and for its claim code.
+
+    Args:
+        duration_s: How long the claim mode is to last, 60 to 900 seconds.
+    """
+
+    def __init__(self, duration_s: int) -> None:
+        super().__init__(Claim(duration_s))
+
+    def is_last(self, status: Status) -> bool:
+        """See `Ask.is_last`."""
+        return isinstance(status, Claimable)
 
 
 class Exchange:
@@ -334,7 +363,7 @@ class Exchange:
             machine = CompanionMachine(self._code, self._entropy)
             self.offer = machine.offer_read(await link.read_hello())
             request = await self._ask.request()
-            self._report(Progress(Step.SENDING, self.offer.device_class))
+            self._report(Progress(self._ask.step, self.offer.device_class))
             message = machine.first_message(request)
             self._unanswered += 1
             await link.send(message)
@@ -382,10 +411,14 @@ class Exchange:
             raise failure_of(status)
         steps = {Accepted: Step.ACCEPTED, Redeeming: Step.REDEEMING, Stored: Step.STORED}
         step = steps.get(type(status))
-        if isinstance(status, Accepted) and self._last_status is Redeeming:
+        if status.token_ref is None:
+            # It speaks of no token: the claim mode is what it is about.
+            step = Step.WAITING if Step.TURNING_ON in self._told else Step.TURNING_ON
+        elif isinstance(status, Accepted) and self._last_status is Redeeming:
             # The request had no effect, and the device has the token as before.
             step = Step.WAITING
-        self._last_status = type(status)
+        if status.token_ref is not None:
+            self._last_status = type(status)
         if step is not None and step not in self._told:
             self._told.add(step)
             self._report(Progress(step))
@@ -464,5 +497,9 @@ def failure_of(status: Failed) -> BletokenError:
             return OutcomeUnknownError(f"the device got no usable answer from MODE{because}")
         case FailureCode.CREDENTIALS_REFUSED:
             return DeviceRemovedError("MODE does not accept the device's key")
+        case FailureCode.CLAIM_REFUSED:
+            return ClaimRefusedError(
+                f"MODE does not let the device turn its claim mode on{because}", reason=status.reason
+            )
         case FailureCode.REQUEST_INVALID:
             return RemoteProtocolError("the device could not read the request")

@@ -1,4 +1,4 @@
-"""The companion as a library: scan, ask a device, push a token, provision a device into a MODE home. It prints nothing.
+"""The companion as a library: scan, ask a device, push a token, provision or claim a device. It prints nothing.
 
 async with Companion("system", session_key=key) as companion:
     onboarded = await companion.provision(code, home_id=7, device_class="lamp")
@@ -10,6 +10,7 @@ import secrets
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, Self
@@ -20,16 +21,40 @@ from bletoken.errors import (
     NotInHomeError,
     NotSignedInError,
     OutcomeUnknownError,
+    TokenDeniedError,
     UsageError,
 )
 from bletoken.protocol.setup_code import SetupCode
-from bletoken.protocol.wire import AskStatus, Identify, Offer, Provisioned, Status, token_ref
-from bletoken_central.handoff import Exchange, HandOver, Limits, Progress, Question, Report, Step, Token, only_one
+from bletoken.protocol.wire import (
+    LONGEST_CLAIM_S,
+    SHORTEST_CLAIM_S,
+    AskStatus,
+    Claimable,
+    Identify,
+    Offer,
+    Provisioned,
+    Status,
+    token_ref,
+)
+from bletoken_central import claiming
+from bletoken_central.events import Events
+from bletoken_central.handoff import (
+    ClaimRequest,
+    Exchange,
+    HandOver,
+    Limits,
+    Progress,
+    Question,
+    Report,
+    Step,
+    Token,
+    only_one,
+)
 from bletoken_central.link import Found, Radio
 from bletoken_central.recovery import Note, Notes, new_note
 
 if TYPE_CHECKING:
-    from bletoken.mode.models import Device, DeviceEvent
+    from bletoken.mode.models import Device
     from bletoken.mode.user_api import UserApi
 
 DEFAULT_MODE_URL: Final = "https://api.tinkermode.com"
@@ -38,8 +63,12 @@ DEFAULT_MODE_URL: Final = "https://api.tinkermode.com"
 Choose = Callable[[Sequence["Device"]], Awaitable[int | None]]
 """Asks a person which of these new devices is the one whose key got lost, and may be removed; None for none."""
 
-_SUBSCRIBE_TIMEOUT_S: Final = 5
-_EVENT_TIMEOUT_S: Final = 15
+DEFAULT_CLAIM_S: Final = 300
+"""Seconds for which a device may be claimed, unless told otherwise."""
+
+_LATEST: Final = 253402300799
+"""The last second that a date of Python can be."""
+
 _HOME_LOOKS: Final = 4
 _LONGEST_NOTE_S: Final = 30 * 86400
 _MOST_RECOVERIES: Final = 2
@@ -246,11 +275,9 @@ class Companion:
             NotInHomeError: MODE does not list the device in the home.
             UsageError: There is no session key, or the home is not clear.
         """
-        if self._api is None:
-            raise UsageError("provisioning needs the user's MODE session key")
-        watch = _Stopwatch(self._report)
-        home = await _only_home(self._api) if home_id is None else home_id
-        run = _Provisioning(self._api, self._notes(), self._mode_url, home, device_class, tag, watch)
+        api, watch = self._signed_in(), _Stopwatch(self._report)
+        home = await _only_home(api) if home_id is None else home_id
+        run = _Provisioning(api, self._notes(), self._mode_url, home, device_class, tag, watch)
         await run.look_at_leftovers()
         for recovery in range(_MOST_RECOVERIES + 1):
             try:
@@ -260,6 +287,90 @@ class Companion:
                 if recovery == _MOST_RECOVERIES:
                     raise
         raise AssertionError("the last try returns or raises")
+
+    async def claim(
+        self,
+        code: SetupCode,
+        *,
+        home_id: int | None = None,
+        duration_s: int = DEFAULT_CLAIM_S,
+        address: str | None = None,
+    ) -> Onboarded:
+        """Have a pre-provisioned device turn its claim mode on and tell its claim code, and claim it into the home.
+
+        Args:
+            code: The device's setup code.
+            home_id: The home; may be left out by a user who has one.
+            duration_s: Seconds for which the device may be claimed, 60 to 900.
+            address: The device's address, where a PIN leaves the choice open.
+
+        Raises:
+            BletokenError: As `Exchange.run` and `claiming.claim`.
+            UsageError: There is no session key, or the home or the duration is not usable.
+        """
+        if not SHORTEST_CLAIM_S <= duration_s <= LONGEST_CLAIM_S:
+            raise UsageError(f"a claim mode lasts {SHORTEST_CLAIM_S} to {LONGEST_CLAIM_S} seconds")
+        watch = _Stopwatch(self._report)
+
+        async def ask() -> tuple[str, datetime]:
+            exchange = Exchange(
+                self._radio,
+                code,
+                ClaimRequest(duration_s),
+                address=address,
+                report=watch.report,
+                limits=self._limits,
+            )
+            status = await exchange.run()
+            assert isinstance(status, Claimable), "nothing else ends a claim request well"
+            ends = datetime.fromtimestamp(min(status.until, _LATEST), UTC)
+            watch.report(Progress(Step.CLAIMABLE, f"until {ends.astimezone():%H:%M:%S}"))
+            return status.claim_code, ends
+
+        return await self._claim(ask, home_id, watch)
+
+    async def claim_typed(self, claim_code: str, *, home_id: int | None = None) -> Onboarded:
+        """Claim a device whose claim mode is on already, by its claim code; this needs no Bluetooth.
+
+        Args:
+            claim_code: The claim code. A secret.
+            home_id: The home; may be left out by a user who has one.
+
+        Raises:
+            BletokenError: As `claiming.claim`.
+            UsageError: There is no session key, or the home is not clear.
+        """
+
+        async def ask() -> tuple[str, None]:
+            return claim_code, None
+
+        return await self._claim(ask, home_id, _Stopwatch(self._report))
+
+    async def _claim(
+        self, ask: Callable[[], Awaitable[tuple[str, datetime | None]]], home_id: int | None, watch: "_Stopwatch"
+    ) -> Onboarded:
+        api = self._signed_in()
+        home = await _only_home(api) if home_id is None else home_id
+        async with Events(api) as events:
+            looking = asyncio.create_task(api.devices(home))
+            try:
+                claim_code, until = await ask()
+                known = frozenset(device.id for device in await looking)
+            finally:
+                looking.cancel()
+                await asyncio.gather(looking, return_exceptions=True)
+            await events.ready()
+            watch.report(Progress(Step.CLAIMING))
+            device = await claiming.claim(api, home, claim_code, known=known, until=until)
+            watch.report(Progress(Step.IN_HOME, f"home {home}"))
+            event = await events.event_of(device.id)
+            watch.report(Progress(Step.EVENT, event or "none came"))
+        return Onboarded(device.id, home, event, device, watch.elapsed_s())
+
+    def _signed_in(self) -> "UserApi":
+        if self._api is None:
+            raise UsageError("this needs the user's MODE session key")
+        return self._api
 
     async def _hand_over(
         self, code: SetupCode, token: asyncio.Future[Token], address: str | None, watch: "_Stopwatch"
@@ -322,20 +433,17 @@ class _Provisioning:
 
     async def once(self, hand_over: Callable[[asyncio.Future[Token]], Awaitable[Provisioned]]) -> Onboarded:
         """Ask for a token, hand it over, see the device in the home."""
-        events: asyncio.Queue[DeviceEvent | None] = asyncio.Queue()
-        subscribed = asyncio.Event()
-        listening = asyncio.create_task(_listen(self._api, events, subscribed))
-        asking = asyncio.create_task(self._ask_token(subscribed))
-        try:
-            provisioned = await hand_over(asking)
-            device = await self._device_in_home(provisioned.device_id)
-            self._watch.report(Progress(Step.IN_HOME, f"home {self._home_id}"))
-            event = await _event_of(events, provisioned.device_id, listening)
-            self._watch.report(Progress(Step.EVENT, event or "none came"))
-        finally:
-            for task in (listening, asking):
-                task.cancel()
-            await asyncio.gather(listening, asking, return_exceptions=True)
+        async with Events(self._api) as events:
+            asking = asyncio.create_task(self._ask_token(events))
+            try:
+                provisioned = await hand_over(asking)
+                device = await self._device_in_home(provisioned.device_id)
+                self._watch.report(Progress(Step.IN_HOME, f"home {self._home_id}"))
+                event = await events.event_of(provisioned.device_id)
+                self._watch.report(Progress(Step.EVENT, event or "none came"))
+            finally:
+                asking.cancel()
+                await asyncio.gather(asking, return_exceptions=True)
         if self._note is not None:
             self._notes.forget(self._note)
         return Onboarded(provisioned.device_id, self._home_id, event, device, self._watch.elapsed_s())
@@ -373,19 +481,29 @@ class _Provisioning:
         self._watch.report(Progress(Step.RECOVERING, f"removing device {device_id}, whose key nobody has"))
         await self._api.delete_device(device_id)
 
-    async def _ask_token(self, subscribed: asyncio.Event) -> Token:
+    async def _ask_token(self, events: Events) -> Token:
         devices = await self._api.devices(self._home_id)
         tag = secrets.token_hex(16)
         self._note = new_note(tag, self._mode_url, self._home_id, self._device_class, devices)
         self._notes.keep(self._note)
-        issued = await self._api.start_provisioning(self._home_id, self._device_class, tag)
+        try:
+            issued = await self._api.start_provisioning(self._home_id, self._device_class, tag)
+        except NotSignedInError:
+            raise
+        except CloudRefusedError as e:
+            # There is no token, so there is nothing to keep a note of.
+            self._notes.forget(self._note)
+            raise TokenDeniedError(
+                f"MODE gives no provisioning token for class {self._device_class!r} in home {self._home_id}:"
+                f" {e.reason or e.status}",
+                status=e.status,
+                reason=e.reason,
+            ) from e
         ends = issued.expires_at.timestamp() if issued.expires_at else None
         self._note = replace(self._note, token_ref=token_ref(issued.token).hex(), expires_at=ends)
         self._notes.keep(self._note)
         # The device's event comes right after the redemption: whoever listens later misses it.
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_SUBSCRIBE_TIMEOUT_S):
-                await subscribed.wait()
+        await events.ready()
         return Token(issued.token, issued.expires_at)
 
     async def _device_in_home(self, device_id: int) -> "Device":
@@ -443,30 +561,3 @@ async def _only_home(api: "UserApi") -> int:
         which = ", ".join(str(home.id) for home in homes[:10]) or "none"
         raise UsageError(f"name the home; this user's homes are: {which}")
     return homes[0].id
-
-
-async def _listen(api: "UserApi", events: "asyncio.Queue[DeviceEvent | None]", subscribed: asyncio.Event) -> None:
-    # Events are a convenience: without them the home is asked, so their failure fails nothing.
-    try:
-        with contextlib.suppress(CloudError):
-            async with api.events() as stream:
-                subscribed.set()
-                async for event in stream:
-                    events.put_nowait(event)
-    finally:
-        subscribed.set()
-        events.put_nowait(None)
-
-
-async def _event_of(
-    events: "asyncio.Queue[DeviceEvent | None]", device_id: int, listening: asyncio.Task[None]
-) -> str | None:
-    """The device's own event; MODE's built-in ones begin with an underscore. None when none came in time."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(_EVENT_TIMEOUT_S):
-            while (event := await events.get()) is not None:
-                if event.origin_device_id == device_id and not event.event_type.startswith("_"):
-                    return event.event_type
-            # The end of the stream is no error, but a defect in following it is.
-            await listening
-    return None

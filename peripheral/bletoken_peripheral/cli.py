@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import secrets
 import sys
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -18,16 +19,21 @@ from bletoken.errors import NotRunningError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from bletoken.mode.credentials import Credentials
     from bletoken.protocol.setup_code import Label
+    from bletoken_peripheral.claiming import ClaimRecord
     from bletoken_peripheral.config import Config
-    from bletoken_peripheral.onboarding import Progress
+    from bletoken_peripheral.progress import Progress
     from bletoken_peripheral.store import StateFolder
 
 
 _EXIT_CODES: Final = """exit codes:
-   0 done                     7 MODE unreachable        24 no device is running here
-   1 unexpected               9 radio unavailable       25 identify_command did not work
-   2 usage, configuration    15 storage failed         130 interrupted
+   0 done                    11 in a home already       25 identify_command did not work
+   1 unexpected              15 storage failed          26 claim mode ended unclaimed
+   2 usage, configuration    16 MODE refused            29 MODE refused the claim mode
+   7 MODE unreachable        21 key not known to MODE  130 interrupted
+   8 no answer from MODE     24 no device is running
+   9 radio unavailable
 """
 
 
@@ -65,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
     code.add_argument(
         "--code-file", metavar="FILE", help="take a code that label --batch prepared; - for standard input"
     )
+    maker = init.add_argument_group("a pre-provisioned device", "what MODE's Developer Console shows of it; all three")
+    maker.add_argument("--device-id", type=int, metavar="ID", help="its id")
+    maker.add_argument("--api-key-file", metavar="FILE", help="its API key; - for standard input")
+    maker.add_argument("--claim-code-file", metavar="FILE", help="its claim code; - for standard input")
     init.set_defaults(command=_init)
 
     label = commands.add_parser("label", parents=[common], help="show the label, or make the labels of many devices")
@@ -82,6 +92,18 @@ def _parser() -> argparse.ArgumentParser:
     opening = commands.add_parser("open", parents=[common], help="let companions find the running device again")
     opening.set_defaults(command=_open_window)
 
+    claim = commands.add_parser(
+        "claim", parents=[common], help="turn a pre-provisioned device's claim mode on, or off again"
+    )
+    claim.add_argument(
+        "--duration-s", type=int, default=300, metavar="SECONDS", help="how long, 60 to 900 (default: %(default)s)"
+    )
+    claim.add_argument("--off", action="store_true", help="turn it off")
+    claim.add_argument(
+        "--wait", action="store_true", help="stay until the device is in a home, or the claim mode ended"
+    )
+    claim.set_defaults(command=_claim)
+
     status = commands.add_parser("status", parents=[common], help="tell what state the device is in")
     status.set_defaults(command=_status)
 
@@ -93,6 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
     reset = commands.add_parser(
         "reset", parents=[common], help="forget credentials and journal; the setup code and the PIN's failures stay"
+    )
+    reset.add_argument(
+        "--erase-key", action="store_true", help="of a pre-provisioned device forget id, key and claim code as well"
     )
     reset.add_argument("--yes", action="store_true", help="do not ask")
     reset.set_defaults(command=_reset)
@@ -111,21 +136,32 @@ def _init(arguments: argparse.Namespace) -> int:
     from bletoken.errors import StorageError
     from bletoken.protocol.setup_code import Label
 
-    _, folder = _open(arguments)
+    config, folder = _open(arguments)
     prepared = _prepared(arguments.code_file) if arguments.code_file else None
+    given = _maker_credentials(arguments, config)
     folder.create()
     with folder.lock():
         label = folder.read_label()
+        if given is not None:
+            _check_still_possible(folder, *given)
         if label is None:
             # The PIN's record comes first: a PIN without one is stopped.
             folder.forget_failures()
             folder.write_label(prepared or Label.generate(secrets.token_bytes, with_pin=not arguments.no_pin))
         elif prepared is not None and prepared != label:
             raise StorageError(f"{folder.path} has another setup code already: a device keeps its setup code for life")
+        if given is not None and folder.read_credentials() is None:
+            record, credentials = given
+            # The key comes last: a device with a claim code and no key is one whose init was cut short.
+            folder.write_claim(record)
+            folder.write_credentials(credentials)
     made = label is None
     if arguments.json:
-        console.say_json({"ok": True, "made": made, "state": str(folder.path)})
-    elif not made:
+        console.say_json(
+            {"ok": True, "made": made, "state": str(folder.path), "pre_provisioned": folder.read_claim() is not None}
+        )
+        return 0
+    if not made:
         console.say(f"{folder.path} has a setup code already; it stays, because it is on the device's label.")
     elif prepared is not None:
         console.say(f"Took the setup code over into {folder.path}. Erase the file it came from on this device.")
@@ -133,7 +169,56 @@ def _init(arguments: argparse.Namespace) -> int:
         console.say(
             f"Made a setup code in {folder.path}. Print it with: bletoken-peripheral label --config {arguments.config}"
         )
+    if given is not None:
+        console.say(
+            f"The device is pre-provisioned as device {given[1].device_id}."
+            " Erase the files its key and claim code came from."
+        )
     return 0
+
+
+def _maker_credentials(arguments: argparse.Namespace, config: "Config") -> "tuple[ClaimRecord, Credentials] | None":
+    """What makes a device pre-provisioned; None for any other."""
+    from bletoken.errors import UsageError
+    from bletoken.mode.credentials import Credentials
+    from bletoken.mode.models import LARGEST_ID, is_secret
+    from bletoken.protocol.wire import LONGEST_CLAIM_CODE
+    from bletoken_peripheral.claiming import ClaimRecord
+
+    parts = (arguments.device_id, arguments.api_key_file, arguments.claim_code_file)
+    if all(part is None for part in parts):
+        return None
+    if any(part is None for part in parts):
+        raise UsageError("--device-id, --api-key-file and --claim-code-file go together")
+    if (arguments.api_key_file, arguments.claim_code_file, arguments.code_file).count("-") > 1:
+        raise UsageError("only one thing can come from standard input")
+    if not 1 <= arguments.device_id <= LARGEST_ID:
+        raise UsageError(f"a device id is a number from 1 to {LARGEST_ID}")
+    api_key = console.secret_from(arguments.api_key_file, "the API key")
+    claim_code = console.secret_from(arguments.claim_code_file, "the claim code")
+    if not is_secret(api_key):
+        raise UsageError("an API key is printable ASCII characters without spaces; the file holds something else")
+    if not is_secret(claim_code) or len(claim_code) > LONGEST_CLAIM_CODE:
+        raise UsageError(
+            f"a claim code is 1 to {LONGEST_CLAIM_CODE} printable ASCII characters without spaces; the file holds"
+            " something else"
+        )
+    return ClaimRecord(claim_code), Credentials(arguments.device_id, api_key, config.mode_url)
+
+
+def _check_still_possible(folder: "StateFolder", record: "ClaimRecord", credentials: "Credentials") -> None:
+    """Refuse to give a device another id and key than it has: what it has may be in use."""
+    from bletoken.errors import StorageError
+
+    has, claim = folder.read_credentials(), folder.read_claim()
+    if folder.read_journal() is not None or (has is not None and claim is None):
+        raise StorageError(
+            f"{folder.path} belongs to a device that gets its key by token; run: bletoken-peripheral reset"
+        )
+    if has is not None and (has != credentials or claim is None or claim.claim_code != record.claim_code):
+        raise StorageError(
+            f"{folder.path} has another id, key or claim code already; run: bletoken-peripheral reset --erase-key"
+        )
 
 
 def _prepared(name: str) -> "Label":
@@ -244,6 +329,66 @@ def _open_window(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _claim(arguments: argparse.Namespace) -> int:
+    from bletoken.errors import UsageError
+    from bletoken.protocol.wire import LONGEST_CLAIM_S, SHORTEST_CLAIM_S
+
+    config, folder = _open(arguments)
+    folder.check()
+    credentials = folder.read_credentials()
+    if folder.read_claim() is None or credentials is None:
+        raise UsageError(
+            "this device is not pre-provisioned; init with --device-id, --api-key-file and --claim-code-file does that"
+        )
+    if not SHORTEST_CLAIM_S <= arguments.duration_s <= LONGEST_CLAIM_S:
+        raise UsageError(f"--duration-s takes {SHORTEST_CLAIM_S} to {LONGEST_CLAIM_S} seconds")
+    if arguments.off and arguments.wait:
+        raise UsageError("--off and --wait do not go together")
+    if credentials.mode_url not in ("", config.mode_url):
+        raise UsageError(f"the key is one of {credentials.mode_url}, but mode_url is {config.mode_url}")
+    return asyncio.run(_claim_with_mode(arguments, config, folder, credentials))
+
+
+async def _claim_with_mode(
+    arguments: argparse.Namespace, config: "Config", folder: "StateFolder", credentials: "Credentials"
+) -> int:
+    from bletoken.mode.device_api import DeviceApi
+    from bletoken.mode.retry import RetryPolicy, retrying
+    from bletoken_peripheral import claiming, control
+
+    def tell_running(seconds: int) -> None:
+        with contextlib.suppress(NotRunningError):
+            control.ask(folder.path, control.Command.CLAIM, seconds)
+
+    async with DeviceApi(config.mode_url, ca_file=config.mode_ca) as api:
+        if arguments.off:
+            await retrying(RetryPolicy(), lambda: claiming.turn_off(api, credentials))
+            tell_running(0)
+            _say(arguments, {"ok": True, "claimable": False}, "Claim mode is off.")
+            return 0
+        until = await retrying(RetryPolicy(), lambda: claiming.turn_on(api, credentials, arguments.duration_s))
+        tell_running(arguments.duration_s)
+        ends = until.astimezone().strftime("%H:%M:%S")
+        content: dict[str, object] = {"ok": True, "claimable": True, "until": until.isoformat()}
+        _say(
+            arguments,
+            {"event": "claimable", **content} if arguments.wait else content,
+            f"Claim mode is on until {ends}. Claim the device with its claim code: bletoken-central claim --typed",
+        )
+        if not arguments.wait:
+            return 0
+        home = await claiming.claimed(api, credentials, arguments.duration_s)
+    _say(arguments, {"ok": True, "home_id": home}, f"Claimed: the device is in home {home}.")
+    return 0
+
+
+def _say(arguments: argparse.Namespace, content: dict[str, object], text: str) -> None:
+    if arguments.json:
+        console.say_json(content)
+    else:
+        console.say(text)
+
+
 def _status(arguments: argparse.Namespace) -> int:
     from bletoken_peripheral import control
     from bletoken_peripheral.overview import lines, overview
@@ -255,7 +400,12 @@ def _status(arguments: argparse.Namespace) -> int:
     except NotRunningError:
         running = None
     content = overview(
-        folder.read_label(), folder.read_journal(), folder.read_credentials(), folder.read_failures(), running
+        folder.read_label(),
+        folder.read_journal(),
+        folder.read_credentials(),
+        folder.read_failures(),
+        running,
+        claim=folder.read_claim(),
     )
     if arguments.json:
         about = {"device_class": config.device_class, "state_folder": str(folder.path)}
@@ -309,7 +459,9 @@ def _reset(arguments: argparse.Namespace) -> int:
         if not arguments.yes:
             if not sys.stdin.isatty():
                 raise UsageError("reset forgets the device's credentials; say --yes if that is meant")
-            console.say("This forgets the device's id and key. The device in the MODE home is not removed.")
+            keeps = folder.read_claim() is not None and not arguments.erase_key
+            forgets = "that the device was claimed" if keeps else "the device's id and key"
+            console.say(f"This forgets {forgets}. The device in the MODE home is not removed.")
             try:
                 answer = input("Type yes to go on: ")
             except EOFError:
@@ -317,11 +469,17 @@ def _reset(arguments: argparse.Namespace) -> int:
             if answer.strip().lower() != "yes":
                 console.say("Nothing was changed.")
                 return 1
-        folder.erase_onboarding()
-    if arguments.json:
-        console.say_json({"ok": True})
-    else:
-        console.say("The device is as before its first provisioning; its setup code is unchanged.")
+        claim = folder.read_claim()
+        if claim is None or arguments.erase_key or folder.read_credentials() is None:
+            folder.erase_onboarding()
+        else:
+            # Its id and key are from its maker, and nobody could give it others.
+            folder.write_claim(replace(claim, is_claimed=False, was_opened=False))
+    _say(
+        arguments,
+        {"ok": True},
+        "The device is as before its first provisioning; its setup code is unchanged.",
+    )
     return 0
 
 

@@ -23,6 +23,7 @@ _TIMEOUT_S: Final = 5
 
 _LONGEST_COMMAND: Final = 64
 _LONGEST_ANSWER: Final = 4096
+_LARGEST_NUMBER: Final = 86400
 
 
 class Command(Enum):
@@ -34,10 +35,12 @@ class Command(Enum):
     """Take PINs again."""
     STATUS = "status"
     """Tell what only the running device knows."""
+    CLAIM = "claim"
+    """The claim mode was turned on for so many seconds from now; off with 0."""
 
 
-Answer = Callable[[Command], Mapping[str, object]]
-"""Carries a command out at once; may raise `BletokenError`."""
+Answer = Callable[[Command, int], Mapping[str, object]]
+"""Carries a command out at once, with its number (0 where none was given); may raise `BletokenError`."""
 
 
 async def serve(folder: Path, answer: Answer) -> None:
@@ -65,7 +68,7 @@ async def serve(folder: Path, answer: Answer) -> None:
                 _remove(path)
 
 
-def ask(folder: Path, command: Command) -> dict[str, Any]:
+def ask(folder: Path, command: Command, number: int = 0) -> dict[str, Any]:
     """Have a running device carry out a command; returns its answer.
 
     Raises:
@@ -81,7 +84,8 @@ def ask(folder: Path, command: Command) -> dict[str, Any]:
             connection.settimeout(_TIMEOUT_S)
             with _short(path) as address:
                 connection.connect(address)
-            connection.sendall(command.value.encode() + b"\n")
+            line = f"{command.value} {number}" if number else command.value
+            connection.sendall(line.encode("ascii") + b"\n")
             octets = b""
             while len(octets) <= _LONGEST_ANSWER and (more := connection.recv(_LONGEST_ANSWER)):
                 octets += more
@@ -130,13 +134,20 @@ async def _serve_one(listener: socket.socket, answer: Answer) -> None:
 def _answered(line: bytes, answer: Answer) -> bytes:
     content: dict[str, object]
     try:
-        command = Command(line.partition(b"\n")[0].decode("ascii"))
-        content = {"ok": True, **answer(command)}
+        word, _, number = line.partition(b"\n")[0].decode("ascii").partition(" ")
+        content = {"ok": True, **answer(Command(word), _number(number))}
     except ValueError:
         content = {"ok": False, "message": "an unknown command", "exit_code": BletokenError.exit_code}
     except BletokenError as e:
         content = {"ok": False, "message": str(e)[:500], "exit_code": e.exit_code}
     return json.dumps(content).encode("ascii") + b"\n"
+
+
+def _number(text: str) -> int:
+    number = int(text or "0")
+    if not 0 <= number <= _LARGEST_NUMBER:
+        raise ValueError(text)
+    return number
 
 
 def _remove(path: Path) -> None:

@@ -12,7 +12,8 @@ from typing import Self
 
 from bletoken.mode.credentials import Credentials
 from bletoken_peripheral.config import Config
-from bletoken_peripheral.onboarding import Onboarding, Progress
+from bletoken_peripheral.onboarding import Onboarding
+from bletoken_peripheral.progress import Progress
 from bletoken_peripheral.store import StateFolder
 
 

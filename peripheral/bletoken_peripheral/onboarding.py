@@ -13,7 +13,7 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from bletoken.errors import (
@@ -35,9 +35,9 @@ from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Sen
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
 from bletoken.protocol.wire import (
-    LONGEST_REASON,
     Action,
     AskStatus,
+    Claim,
     CoarseState,
     Done,
     Failed,
@@ -52,9 +52,12 @@ from bletoken.protocol.wire import (
     token_ref,
 )
 from bletoken_peripheral import control, identification, redemption
+from bletoken_peripheral.claiming import Claiming, ClaimRecord
+from bletoken_peripheral.claiming import bounded_reason as _reason
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
+from bletoken_peripheral.progress import Progress
 from bletoken_peripheral.redemption import Event, Failure, Journal, Phase
 from bletoken_peripheral.store import StateFolder
 
@@ -82,21 +85,6 @@ the companion heard.
 _LONGEST_NAP_S: Final = 5
 """Seconds after which the window is looked at again: the loop's clock stops while the device sleeps, the boot clock
 does not."""
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """Something happened that a person watching the device wants to know.
-
-    Attributes:
-        step: What, in a word or two.
-        detail: More, for people; empty for none.
-        device_id: MODE's id of the device, once there is one.
-    """
-
-    step: str
-    detail: str = ""
-    device_id: int | None = None
 
 
 class Onboarding:
@@ -139,6 +127,7 @@ class Onboarding:
             )
         self._verified = False
         self._event_sent = False
+        self._claiming = self._claiming_of(folder.read_claim())
         failures = folder.read_failures()
         self._machine = DeviceMachine(
             label,
@@ -156,6 +145,7 @@ class Onboarding:
         self._radio_lost = False
         self._window_until = 0.0
         self._linger_until = 0.0
+        self._claim_window_until = 0.0
         self._identify: asyncio.Queue[tuple[SessionId, int]] = asyncio.Queue(1)
         self._is_identifying = False
         self._changed = asyncio.Event()
@@ -174,10 +164,13 @@ class Onboarding:
         if resumed is not None and resumed is not self._journal:
             self._save(resumed)
         window_s = self._config.window_s
-        if self._phase is Phase.ANNOUNCED or (self._phase is None and self._credentials is not None):
+        if self._phase is Phase.ANNOUNCED or (self._phase is None and self._is_provisioned):
             self._report(Progress("already provisioned", device_id=self._device_id))
             window_s = min(_LAST_ANSWER_S, self._config.announced_window_s)
         self._window_until = _now() + window_s
+        if self._claiming is not None and not self._claiming.record.was_opened:
+            # The first start is a person's doing; after that power alone opens nothing that a claim could use.
+            self._claim_window_until = self._window_until
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._caller_failed = asyncio.get_running_loop().create_future()
@@ -212,7 +205,7 @@ class Onboarding:
 
     # Local commands --------------------------------------------------------------------------------------------------
 
-    def _command(self, command: Command) -> dict[str, object]:
+    def _command(self, command: Command, number: int) -> dict[str, object]:
         match command:
             case Command.OPEN:
                 return {"window_s": self._open()}
@@ -225,12 +218,22 @@ class Onboarding:
                 return {
                     "window_s": max(0, round(self._window_s())),
                     "pin_wait_s": None if math.isinf(wait_s) else math.ceil(wait_s),
+                    "claim_window_s": max(0, round(self._claim_window_until - _now())),
+                    "claim_mode_s": 0 if self._claiming is None else round(self._claiming.on_s),
                 }
+            case Command.CLAIM:
+                if self._claiming is not None:
+                    self._claiming.turned_on(number)
+                return {}
 
     def _open(self) -> int:
         provisioned = self._coarse_state() is CoarseState.PROVISIONED
         window_s = max(self._config.announced_window_s, _LAST_ANSWER_S) if provisioned else self._config.window_s
         self._window_until = max(self._window_until, _now() + window_s)
+        if self._claiming is not None:
+            self._claim_window_until = max(self._claim_window_until, _now() + self._config.window_s)
+            # Whoever opens it may have taken the device out of its home just now.
+            self._claiming.look()
         self._changed.set()
         self._report(Progress("window opened", f"for {window_s} s"))
         return window_s
@@ -249,6 +252,7 @@ class Onboarding:
             if self._window_s() > 0:
                 await self._serve_window()
                 self._report(Progress("window closed", "no longer advertising"))
+                self._first_window_is_over()
                 continue
             # Without a window there is no radio, and nothing keeps MODE's library from being loaded.
             self._on_air.set()
@@ -274,6 +278,13 @@ class Onboarding:
         finally:
             self._server = None
 
+    def _first_window_is_over(self) -> None:
+        if self._claiming is not None:
+            try:
+                self._claiming.window_closed()
+            except StorageError as e:
+                self._report(Progress("cannot write the record", str(e)))
+
     def _window_s(self) -> float:
         if self._phase in (Phase.RECEIVED, Phase.REDEEMING):
             # Who waits for the outcome is not cut off; the redemption has an end of its own.
@@ -293,6 +304,8 @@ class Onboarding:
         """See `gatt_server.Companions`."""
         self._machine.disconnected(peer)
         self._watchers = {session: re for session, re in self._watchers.items() if session.peer != peer}
+        if self._claiming is not None:
+            self._claiming.left(peer)
         self._report(Progress("companion left"))
 
     def hello(self, peer: str) -> bytes:
@@ -363,8 +376,8 @@ class Onboarding:
                 self._asked_to_identify(session, counter)
             case Unlock():
                 self._asked_to_unlock(session, counter)
-            case _:
-                self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED))
+            case Claim():
+                self._asked_to_claim(session, counter, request)
 
     def _provision(self, session: SessionId, counter: int, request: Provision) -> None:
         taken: Journal | FailureCode = redemption.take(
@@ -416,6 +429,14 @@ class Onboarding:
             finally:
                 self._is_identifying = False
 
+    def _asked_to_claim(self, session: SessionId, counter: int, request: Claim) -> None:
+        if self._claiming is None or _now() >= self._claim_window_until:
+            self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="its window is closed"))
+            return
+        # Should the link be lost, the companion asks again.
+        self._linger_until = _now() + _LAST_ANSWER_S
+        self._claiming.ask(session, counter, request.duration_s)
+
     def _asked_to_unlock(self, session: SessionId, counter: int) -> None:
         if self._folder.read_failures() is None:
             # Nobody knows how often the PIN was tried, or why the record is gone; that is for somebody at the device.
@@ -432,6 +453,10 @@ class Onboarding:
 
     def _status(self, re: int) -> Status:
         journal = self._journal
+        if journal is None and self._claiming is not None and self._claiming.key_refused:
+            return Failed(re, code=FailureCode.CREDENTIALS_REFUSED)
+        if journal is None and self._claiming is not None and self._claiming.is_claimed:
+            return Provisioned(re, device_id=self._device_id or 0)
         if journal is None:
             return Idle(re, state=self._machine.state)
         if journal.phase is Phase.STORED and self._verified and journal.failure is None:
@@ -440,7 +465,8 @@ class Onboarding:
 
     def _actions(self) -> tuple[Action, ...]:
         offered = {
-            Action.PROVISION: True,
+            Action.PROVISION: self._claiming is None,
+            Action.CLAIM: self._claiming is not None,
             Action.IDENTIFY: bool(self._config.identify_command),
             Action.STATUS: True,
             Action.UNLOCK: self._label.pin is not None,
@@ -457,8 +483,46 @@ class Onboarding:
     def _device_id(self) -> int | None:
         return self._credentials.device_id if self._credentials else None
 
+    @property
+    def _is_provisioned(self) -> bool:
+        return self._credentials is not None and (self._claiming is None or self._claiming.is_claimed)
+
     def _coarse_state(self) -> CoarseState:
-        return redemption.coarse_state(self._journal, has_credentials=self._credentials is not None)
+        return redemption.coarse_state(
+            self._journal,
+            has_credentials=self._credentials is not None,
+            is_claimable=self._claiming is not None and not self._claiming.is_claimed,
+        )
+
+    # Claim mode ------------------------------------------------------------------------------------------------------
+
+    def _claiming_of(self, record: ClaimRecord | None) -> Claiming | None:
+        """What a pre-provisioned device has; any other has none."""
+        if record is None:
+            return None
+        if self._credentials is None:
+            raise StorageError(
+                f"{self._folder.path} has a claim code and no device id and key: init was not finished; run it again"
+            )
+        if self._journal is not None:
+            raise StorageError(f"{self._folder.path} has both a claim code and a token's journal; {_RUN_RESET}")
+        return Claiming(
+            record,
+            self._credentials,
+            save=self._folder.write_claim,
+            tell=self._tell,
+            report=self._report,
+            changed=self._claim_changed,
+            announce=self._trigger_event,
+            retry_s=self._config.retry_s,
+            clock=_now,
+        )
+
+    def _claim_changed(self) -> None:
+        if self._is_provisioned:
+            self._window_until = _now() + self._config.announced_window_s
+            self._claim_window_until = 0.0
+        self._journal_changed()
 
     def _save(self, journal: Journal) -> None:
         """Make a journal durable; only then does anybody hear of it."""
@@ -483,6 +547,8 @@ class Onboarding:
         await self._on_air.wait()
         module = await asyncio.to_thread(importlib.import_module, "bletoken.mode.device_api")
         async with module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca) as api:
+            if self._claiming is not None:
+                await self._claiming.run(api)
             if self._phase is Phase.ANNOUNCED or (self._journal is not None and self._journal.was_removed):
                 await self._check_key(api)
             while True:
@@ -640,7 +706,7 @@ class Onboarding:
             self._verified = True
             self._journal_changed()
         if not self._event_sent:
-            await self._trigger_event(api, credentials)
+            await self._trigger_event(api)
             self._event_sent = True
         self._save(journal.after(Event.ANNOUNCED))
         self._window_until = _now() + self._config.announced_window_s
@@ -672,7 +738,9 @@ class Onboarding:
         self._save(journal.after(Event.KEY_REFUSED, failure=Failure(FailureCode.CREDENTIALS_REFUSED)))
         self._report(Progress("removed in MODE", _RUN_RESET, journal.device_id))
 
-    async def _trigger_event(self, api: "DeviceApi", credentials: Credentials) -> None:
+    async def _trigger_event(self, api: "DeviceApi") -> None:
+        credentials = self._credentials
+        assert credentials is not None, "only called by a device with credentials"
         try:
             await api.trigger_event(
                 credentials.device_id,
@@ -712,10 +780,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for part in error.exceptions for leaf in _leaves(part)]
     return [error]
-
-
-def _reason(text: str) -> str:
-    return text.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")
 
 
 def _now() -> float:

@@ -8,6 +8,7 @@ from bletoken.mode.credentials import Credentials
 from bletoken.protocol.guesses import FREE_FAILURES, STOP_AT
 from bletoken.protocol.setup_code import Label
 from bletoken_peripheral import redemption
+from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import Journal, Phase
 
 _PINS: Final = {
@@ -26,6 +27,8 @@ def overview(
     credentials: Credentials | None,
     failures: int | None,
     running: Mapping[str, Any] | None,
+    *,
+    claim: ClaimRecord | None = None,
 ) -> dict[str, object]:
     """The device's state, for programs.
 
@@ -35,9 +38,12 @@ def overview(
         credentials: The credentials.
         failures: The PIN's failures; None where the record is not to be trusted.
         running: What a running device says of itself; None where none runs.
+        claim: What a pre-provisioned device keeps; None for any other.
     """
     failure = journal.failure if journal else None
-    state = redemption.coarse_state(journal, has_credentials=credentials is not None)
+    state = redemption.coarse_state(
+        journal, has_credentials=credentials is not None, is_claimable=claim is not None and not claim.is_claimed
+    )
     pin = _pin(label, failures)
     content: dict[str, object] = {
         "state": state.name.lower().replace("_", "-"),
@@ -52,6 +58,9 @@ def overview(
         "pin_wait_s": running.get("pin_wait_s") if running else None,
         "running": running is not None,
         "window_s": running.get("window_s", 0) if running else 0,
+        "claim_code": claim is not None,
+        "claim_window_s": running.get("claim_window_s", 0) if running else 0,
+        "claim_mode_s": running.get("claim_mode_s", 0) if running else 0,
     }
     content["next"] = _next(content, journal, credentials)
     return content
@@ -77,9 +86,13 @@ def _next(content: Mapping[str, object], journal: Journal | None, credentials: C
         return "the credentials are gone; put them back, or run: bletoken-peripheral reset"
     if journal is not None and journal.phase is Phase.OUTCOME_UNKNOWN:
         return "look in the MODE home whether a new device is there, then hand over another token"
+    if content["claim_code"] and credentials is None:
+        return "init was not finished; run it again"
     if content["pin_state"] in ("stopped", "damaged"):
         return "use the QR code, or run: bletoken-peripheral unlock"
-    if not content["running"] and content["state"] in ("ready", "working"):
+    if content["running"] and not content["claim_window_s"] and content["state"] == "pre-provisioned":
+        return "nobody can claim the device over Bluetooth; run: bletoken-peripheral open"
+    if not content["running"] and content["state"] in ("ready", "working", "pre-provisioned"):
         return "run: bletoken-peripheral run"
     if content["running"] and not content["window_s"] and content["state"] == "ready":
         return "nobody can find the device; run: bletoken-peripheral open"
@@ -104,6 +117,8 @@ def lines(content: Mapping[str, Any]) -> list[str]:
     told.append(("PIN", pin))
     window = f"open for {content['window_s']} s more" if content["window_s"] else "closed"
     told.append(("running", f"yes, window {window}" if content["running"] else "no"))
+    if content["claim_mode_s"]:
+        told.append(("claim mode", f"on for {content['claim_mode_s']} s more"))
     if content["next"]:
         told.append(("next", content["next"]))
     return [f"{name:11} {value}" for name, value in told]

@@ -227,8 +227,16 @@ def resume(journal: Journal | None, stored_device_id: int | None) -> Journal | N
     return journal.after(Event.UNANSWERED, failure=Failure(FailureCode.OUTCOME_UNKNOWN, "interrupted"))
 
 
-def coarse_state(journal: Journal | None, *, has_credentials: bool) -> CoarseState:
-    """What the device tells anybody about itself."""
+def coarse_state(journal: Journal | None, *, has_credentials: bool, is_claimable: bool = False) -> CoarseState:
+    """What the device tells anybody about itself.
+
+    Args:
+        journal: The journal.
+        has_credentials: Whether credentials are on disk.
+        is_claimable: Whether they are from the device's maker, and the device is in no home.
+    """
+    if is_claimable and has_credentials:
+        return CoarseState.PRE_PROVISIONED
     match journal.phase if journal else None:
         case Phase.RECEIVED | Phase.REDEEMING:
             return CoarseState.WORKING

@@ -15,7 +15,8 @@ from bletoken.mode.credentials import Credentials
 from bletoken.mode.models import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
-from bletoken.protocol.wire import LONGEST_REASON, TOKEN_REF_SIZE, FailureCode, token_ref
+from bletoken.protocol.wire import LONGEST_CLAIM_CODE, LONGEST_REASON, TOKEN_REF_SIZE, FailureCode, token_ref
+from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import MOST_UNKNOWN, Failure, Journal, Phase
 
 T = TypeVar("T")
@@ -23,6 +24,7 @@ T = TypeVar("T")
 LABEL_FILE: Final = "setup-code.json"
 JOURNAL_FILE: Final = "journal.json"
 CREDENTIALS_FILE: Final = "credentials.json"
+CLAIM_FILE: Final = "claim.json"
 GUESSES_FILE: Final = "guesses.json"
 LOCK_FILE: Final = "lock"
 CONTROL_SOCKET: Final = "control"
@@ -136,6 +138,17 @@ class StateFolder:
         """Make the credentials durable."""
         self._replace(CREDENTIALS_FILE, credentials.content())
 
+    def read_claim(self) -> ClaimRecord | None:
+        """What a pre-provisioned device keeps; None for any other."""
+        return self._read(CLAIM_FILE, _claim_from)
+
+    def write_claim(self, record: ClaimRecord) -> None:
+        """Make the claim record durable."""
+        self._replace(
+            CLAIM_FILE,
+            {"claim_code": record.claim_code, "is_claimed": record.is_claimed, "was_opened": record.was_opened},
+        )
+
     def read_failures(self) -> int | None:
         """The PIN's failures; None when the record is missing or not to be trusted, which stops the PIN."""
         try:
@@ -164,12 +177,12 @@ class StateFolder:
         self.write_failures(0)
 
     def erase_onboarding(self) -> None:
-        """Forget credentials and journal; the codes and the PIN's failures stay.
+        """Forget credentials, claim record and journal; the codes and the PIN's failures stay.
 
         The credentials go last: a cut between the two leaves a device that still says it is provisioned, and can be
         reset again, rather than one that offers to redeem while its old key lies there.
         """
-        for name in (JOURNAL_FILE, CREDENTIALS_FILE):
+        for name in (JOURNAL_FILE, CLAIM_FILE, CREDENTIALS_FILE):
             files.erase(self.path / name)
 
     def erase_credentials(self) -> None:
@@ -259,6 +272,20 @@ def _failure_from(content: object) -> Failure:
         # A companion is told it, and a longer one does not fit.
         raise ValueError("reason")
     return Failure(FailureCode[records.text(content, "code")], reason, records.integer(content, "retry_after_s", 2**32))
+
+
+def _claim_from(content: Mapping[str, object]) -> ClaimRecord:
+    claim_code = _secret(content, "claim_code")
+    if len(claim_code) > LONGEST_CLAIM_CODE:
+        raise ValueError("claim_code")
+    return ClaimRecord(claim_code, _boolean(content, "is_claimed"), _boolean(content, "was_opened"))
+
+
+def _boolean(content: Mapping[str, object], name: str) -> bool:
+    value = content[name]
+    if not isinstance(value, bool):
+        raise TypeError(name)
+    return value
 
 
 def _secret(content: Mapping[str, object], name: str) -> str:

@@ -27,8 +27,9 @@ from bletoken.sim.cloud.settings import Settings
 from bletoken_central.handoff import Limits, Progress, Token
 from bletoken_central.onboarding import Companion
 from bletoken_peripheral import config
+from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.onboarding import Onboarding
-from bletoken_peripheral.onboarding import Progress as DeviceProgress
+from bletoken_peripheral.progress import Progress as DeviceProgress
 from bletoken_peripheral.redemption import Journal
 from bletoken_peripheral.store import StateFolder
 
@@ -65,6 +66,8 @@ class Device:
     path: Path
     label: Label
     running: RunningDevice | None = None
+    device_id: int = 0
+    claim_code: str = ""
 
     @property
     def folder(self) -> StateFolder:
@@ -140,6 +143,26 @@ class Bench:
             folder.write_label(device.label)
         return device
 
+    async def pre_provisioned(self, name: str = "device", **settings: object) -> Device:
+        """A device that was made ahead of time, switched off; the project has no on-demand provisioning."""
+        await self.sim("/_sim/seed", {"onDemand": False})
+        made = await self.sim("/_sim/devices", {"deviceClass": self.seed["deviceClass"]})
+        device = self.device(name, **settings)
+        device.device_id, device.claim_code = made["id"], made["claimCode"]
+        with device.folder.lock() as folder:
+            folder.write_claim(ClaimRecord(made["claimCode"]))
+            folder.write_credentials(Credentials(made["id"], made["apiKey"], self.mode.url))
+        return device
+
+    async def sim(self, path: str, content: dict[str, Any]) -> dict[str, Any]:
+        """Do what a person does in MODE's Developer Console."""
+        answer: dict[str, Any] = (await self.client.post(path, json=content)).raise_for_status().json()
+        return answer
+
+    async def ask_mode(self, method: str, path: str, key: str, content: dict[str, Any] | None = None) -> httpx.Response:
+        """One request to MODE, with somebody's key."""
+        return await self.client.request(method, path, json=content, headers={"Authorization": f"ModeCloud {key}"})
+
     async def token(self) -> str:
         """A provisioning token for the home."""
         answer = await self.client.post(
@@ -175,6 +198,14 @@ class Bench:
         """Ask MODE for a token and hand it over."""
         return await self.programs.provision(self, f"{self.hub.radio}?mtu={mtu}", code, limits)
 
+    async def claim(self, code: SetupCode, *, mtu: int = 247, duration_s: int = 300, **limits: float) -> Outcome:
+        """Have a device tell its claim code, and claim it."""
+        return await self.programs.claim(self, f"{self.hub.radio}?mtu={mtu}", code, duration_s, limits)
+
+    async def claim_typed(self, claim_code: str) -> Outcome:
+        """Claim a device by its typed claim code."""
+        return await self.programs.claim_typed(self, claim_code)
+
 
 class Programs(Protocol):
     """Who runs the two sides."""
@@ -184,6 +215,10 @@ class Programs(Protocol):
         self, bench: Bench, radio: str, code: SetupCode, token: str, limits: dict[str, float]
     ) -> Outcome: ...
     async def provision(self, bench: Bench, radio: str, code: SetupCode, limits: dict[str, float]) -> Outcome: ...
+    async def claim(
+        self, bench: Bench, radio: str, code: SetupCode, duration_s: int, limits: dict[str, float]
+    ) -> Outcome: ...
+    async def claim_typed(self, bench: Bench, claim_code: str) -> Outcome: ...
 
 
 @contextlib.asynccontextmanager
@@ -255,8 +290,27 @@ class InProcess:
             done = await companion.provision(code, home_id=bench.seed["homeId"], device_class=bench.seed["deviceClass"])
             return {"device_id": done.device_id, "event": done.event, "elapsed_s": done.elapsed_s}
 
-        options = {"mode_url": bench.mode.url, "session_key": bench.seed["userKey"], "notes": bench.path / "notes"}
-        return await self._outcome(radio, limits, work, **options)
+        return await self._outcome(radio, limits, work, **self._user(bench))
+
+    async def claim(
+        self, bench: Bench, radio: str, code: SetupCode, duration_s: int, limits: dict[str, float]
+    ) -> Outcome:
+        async def work(companion: Companion) -> dict[str, Any]:
+            done = await companion.claim(code, home_id=bench.seed["homeId"], duration_s=duration_s)
+            return {"device_id": done.device_id, "event": done.event, "elapsed_s": done.elapsed_s}
+
+        return await self._outcome(radio, limits, work, **self._user(bench))
+
+    async def claim_typed(self, bench: Bench, claim_code: str) -> Outcome:
+        async def work(companion: Companion) -> dict[str, Any]:
+            done = await companion.claim_typed(claim_code, home_id=bench.seed["homeId"])
+            return {"device_id": done.device_id, "event": done.event, "elapsed_s": done.elapsed_s}
+
+        return await self._outcome("system", {}, work, **self._user(bench))
+
+    @staticmethod
+    def _user(bench: Bench) -> dict[str, Any]:
+        return {"mode_url": bench.mode.url, "session_key": bench.seed["userKey"], "notes": bench.path / "notes"}
 
     @staticmethod
     async def _outcome(radio: str, limits: dict[str, float], work: Any, **options: Any) -> Outcome:
@@ -334,18 +388,39 @@ class Processes:
         return await self._outcome(["push", "--token-file", str(path)], radio, code, limits)
 
     async def provision(self, bench: Bench, radio: str, code: SetupCode, limits: dict[str, float]) -> Outcome:
-        home = ["--home", str(bench.seed["homeId"]), "--class", bench.seed["deviceClass"], "--mode-url", bench.mode.url]
-        key = {"BLETOKEN_SESSION_KEY": bench.seed["userKey"], "XDG_STATE_HOME": str(bench.path)}
-        return await self._outcome(["provision", *home], radio, code, limits, **key)
+        words = ["provision", *self._home(bench), "--class", bench.seed["deviceClass"]]
+        return await self._outcome(words, radio, code, limits, **self._user(bench))
+
+    async def claim(
+        self, bench: Bench, radio: str, code: SetupCode, duration_s: int, limits: dict[str, float]
+    ) -> Outcome:
+        words = ["claim", *self._home(bench), "--duration-s", str(duration_s)]
+        return await self._outcome(words, radio, code, limits, **self._user(bench))
+
+    async def claim_typed(self, bench: Bench, claim_code: str) -> Outcome:
+        path = bench.path / f"claim-code-{secrets.token_hex(4)}"
+        path.write_text(claim_code)
+        words = ["claim", *self._home(bench), "--claim-code-file", str(path)]
+        return await self._outcome(words, "system", None, {}, **self._user(bench))
+
+    @staticmethod
+    def _home(bench: Bench) -> list[str]:
+        return ["--home", str(bench.seed["homeId"]), "--mode-url", bench.mode.url]
+
+    @staticmethod
+    def _user(bench: Bench) -> dict[str, str]:
+        return {"BLETOKEN_SESSION_KEY": bench.seed["userKey"], "XDG_STATE_HOME": str(bench.path)}
 
     @staticmethod
     async def _outcome(
-        words: list[str], radio: str, code: SetupCode, limits: dict[str, float], **variables: str
+        words: list[str], radio: str, code: SetupCode | None, limits: dict[str, float], **variables: str
     ) -> Outcome:
         options = {"find_s": "--find-s", "total_s": "--timeout-s"}
         given = [part for name, value in limits.items() for part in (options[name], str(value))]
         command = [*command_of("bletoken_central"), *words, "--json", "--radio", radio, *given]
-        process = await _start(command, BLETOKEN_SETUP_CODE=code.text, **variables)
+        if code is not None:
+            variables["BLETOKEN_SETUP_CODE"] = code.text
+        process = await _start(command, **variables)
         try:
             async with asyncio.timeout(3 * WAIT_S):
                 out, _ = await process.communicate()
@@ -359,3 +434,20 @@ class Processes:
         return Outcome(
             process.returncode, message := last.get("message", ""), message, last.get("device_id"), last, steps
         )
+
+
+async def command(device: Device, *words: str) -> tuple[int, dict[str, Any]]:
+    """A local command: its exit code and what it says."""
+    process = await asyncio.create_subprocess_exec(
+        *command_of("bletoken_peripheral"),
+        *words,
+        "--json",
+        "--config",
+        str(device.config),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    async with asyncio.timeout(3 * WAIT_S):
+        out, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, json.loads(out.splitlines()[-1])

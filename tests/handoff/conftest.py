@@ -1,9 +1,11 @@
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from handoff.bench import Bench, InProcess, Processes, Programs, open_bench
+
+from bletoken_peripheral import onboarding
 
 PROGRAMS: dict[str, Programs] = {"in-process": InProcess(), "processes": Processes()}
 
@@ -18,3 +20,22 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
     options: dict[str, Any] = mark.kwargs if mark else {}
     async with open_bench(PROGRAMS[request.param], tmp_path, **options) as opened:
         yield opened
+
+
+class Clock:
+    """The device's boot clock, in the test's hands; for devices in the test's own process."""
+
+    def __init__(self, boot_clock: Callable[[], float]) -> None:
+        self._boot_clock = boot_clock
+        self.ahead_s = 0.0
+
+    def __call__(self) -> float:
+        return self._boot_clock() + self.ahead_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    made = Clock(onboarding._now)
+    monkeypatch.setattr(onboarding, "_now", made)
+    monkeypatch.setattr(onboarding, "_LONGEST_NAP_S", 0.02)
+    return made

@@ -1,7 +1,6 @@
 """What a person at the device, the label's holder and a stranger can do to it: windows, the PIN, identify, removal."""
 
 import asyncio
-import json
 import random
 import signal
 import sys
@@ -12,7 +11,8 @@ from typing import Any
 import pytest
 from handoff import bench as benches
 from handoff import clockwork
-from handoff.bench import Bench, Device, InProcess, Processes, open_bench, until
+from handoff.bench import Bench, Device, InProcess, Processes, command, open_bench, until
+from handoff.conftest import Clock
 from handoff.raw_companion import ask, connected, names_on_air
 
 from bletoken.protocol.guesses import STOP_AT
@@ -40,25 +40,6 @@ from bletoken_peripheral.redemption import Phase
 WRONG_PIN = Pin("13572468")
 
 
-class Clock:
-    """The device's boot clock, in the test's hands; for devices in the test's own process."""
-
-    def __init__(self, boot_clock: Callable[[], float]) -> None:
-        self._boot_clock = boot_clock
-        self.ahead_s = 0.0
-
-    def __call__(self) -> float:
-        return self._boot_clock() + self.ahead_s
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock(onboarding._now)
-    monkeypatch.setattr(onboarding, "_now", made)
-    monkeypatch.setattr(onboarding, "_LONGEST_NAP_S", 0.02)
-    return made
-
-
 @pytest.fixture
 async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_bench(InProcess(), tmp_path) as opened:
@@ -69,22 +50,6 @@ async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
 async def processes(tmp_path: Path) -> AsyncIterator[Bench]:
     async with open_bench(Processes(), tmp_path) as opened:
         yield opened
-
-
-async def command(device: Device, *words: str) -> tuple[int, dict[str, Any]]:
-    """A local command: its exit code and what it says."""
-    process = await asyncio.create_subprocess_exec(
-        *benches.command_of("bletoken_peripheral"),
-        *words,
-        "--json",
-        "--config",
-        str(device.config),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-    )
-    out, _ = await process.communicate()
-    assert process.returncode is not None
-    return process.returncode, json.loads(out)
 
 
 async def tell(device: Device, what: Command) -> dict[str, Any]:

@@ -21,6 +21,7 @@ FAILURES = {
     FailureCode.NOT_ALLOWED: (19, "does not allow"),
     FailureCode.OUTCOME_UNKNOWN: (8, "no usable answer"),
     FailureCode.CREDENTIALS_REFUSED: (21, "does not accept the device's key"),
+    FailureCode.CLAIM_REFUSED: (29, "turn its claim mode on: WHY"),
     FailureCode.REQUEST_INVALID: (12, "could not read the request"),
 }
 CLEAR = {

@@ -21,6 +21,7 @@ FAILURES: dict[FailureCode, type[BletokenError]] = {
     FailureCode.NOT_ALLOWED: errors.NotAllowedError,
     FailureCode.OUTCOME_UNKNOWN: errors.OutcomeUnknownError,
     FailureCode.CREDENTIALS_REFUSED: errors.DeviceRemovedError,
+    FailureCode.CLAIM_REFUSED: errors.ClaimRefusedError,
     FailureCode.REQUEST_INVALID: errors.RemoteProtocolError,
 }
 CLEAR: dict[ClearCode, type[BletokenError]] = {

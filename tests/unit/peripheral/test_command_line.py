@@ -16,6 +16,7 @@ from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import FailureCode, Provision
 from bletoken_peripheral import cli, store
+from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import Event, Failure, Journal
 from bletoken_peripheral.store import StateFolder
 
@@ -275,7 +276,7 @@ HOSTILITIES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("words", [("run",), ("status",)], ids=lambda words: words[0])
-@pytest.mark.parametrize("name", ["setup-code.json", "journal.json", "credentials.json"])
+@pytest.mark.parametrize("name", ["setup-code.json", "journal.json", "credentials.json", "claim.json"])
 @pytest.mark.parametrize("hostility", list(HOSTILITIES.values()), ids=list(HOSTILITIES))
 def test_a_hostile_state_file_is_a_typed_error(
     shell: Shell, hostility: Callable[[Path], object], name: str, words: tuple[str, ...]
@@ -283,6 +284,7 @@ def test_a_hostile_state_file_is_a_typed_error(
     shell.init()
     shell.folder.write_credentials(Credentials(7, "sesame"))
     shell.folder.write_journal(removed_journal())
+    shell.folder.write_claim(ClaimRecord("sesame-too"))
     hostility(shell.folder.path / name)
     assert shell(*words) == 15
     assert name in shell.said["message"]

@@ -24,7 +24,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder: Path, answer: control.Answer = lambda command: {"did": command.value}) -> AsyncIterator[None]:
+async def serving(
+    folder: Path, answer: control.Answer = lambda command, number: {"did": command.value}
+) -> AsyncIterator[None]:
     task = asyncio.create_task(control.serve(folder, answer))
     await asyncio.sleep(0)
     yield
@@ -71,7 +73,7 @@ async def test_without_a_running_device_there_is_a_typed_error(folder: Path) -> 
 
 @pytest.mark.parametrize("error", [StorageError("the disk is full"), UsageError("no"), BletokenError("no")])
 async def test_what_goes_wrong_there_is_told_here(folder: Path, error: BletokenError) -> None:
-    def fail(_: Command) -> Mapping[str, object]:
+    def fail(_: Command, __: int) -> Mapping[str, object]:
         raise error
 
     async with serving(folder, fail):
@@ -80,10 +82,18 @@ async def test_what_goes_wrong_there_is_told_here(folder: Path, error: BletokenE
     assert isinstance(caught.value, StorageError) is isinstance(error, StorageError)
 
 
+async def test_a_number_goes_with_a_command(folder: Path) -> None:
+    async with serving(folder, lambda command, number: {"number": number}):
+        assert await asyncio.to_thread(control.ask, folder, Command.CLAIM, 300) == {"number": 300}
+        assert await ask(folder, Command.CLAIM) == {"number": 0}
+        for line in (b"claim -1\n", b"claim 86401\n", b"claim 3.5\n", b"claim 1 2\n", b"claim  \n"):
+            assert not json.loads(await say(folder, line))["ok"]
+
+
 @pytest.mark.parametrize("octets", [b"", b"\n", b"reset\n", b"open", b"OPEN\n", b"\xff\n", b"x" * 100_000, b"open\0\n"])
 async def test_what_is_no_command_does_nothing_and_the_next_one_works(folder: Path, octets: bytes) -> None:
     done: list[Command] = []
-    async with serving(folder, lambda command: done.append(command) or {}):  # type: ignore[func-returns-value]
+    async with serving(folder, lambda command, _: done.append(command) or {}):  # type: ignore[func-returns-value]
         answer = await say(folder, octets)
         assert answer == b"" or json.loads(answer)["ok"] is (octets == b"open")
         assert done == ([Command.OPEN] if octets == b"open" else [])

@@ -11,7 +11,7 @@ from bletoken.protocol.setup_code import Label
 from bletoken_peripheral import device as module
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.device import Device
-from bletoken_peripheral.onboarding import Progress
+from bletoken_peripheral.progress import Progress
 from bletoken_peripheral.store import StateFolder
 
 CREDENTIALS = Credentials(1001, "key", "https://mode.example")

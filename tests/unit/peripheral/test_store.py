@@ -14,8 +14,10 @@ from bletoken.errors import StorageError
 from bletoken.mode.credentials import Credentials
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import FailureCode, Provision
+from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import Event, Failure, Journal
 from bletoken_peripheral.store import (
+    CLAIM_FILE,
     CREDENTIALS_FILE,
     GUESSES_FILE,
     JOURNAL_FILE,
@@ -29,6 +31,7 @@ READERS: dict[str, Callable[[StateFolder], object]] = {
     LABEL_FILE: StateFolder.read_label,
     JOURNAL_FILE: StateFolder.read_journal,
     CREDENTIALS_FILE: StateFolder.read_credentials,
+    CLAIM_FILE: StateFolder.read_claim,
 }
 
 
@@ -45,6 +48,7 @@ def fill(folder: StateFolder) -> None:
     folder.write_label(Label.generate(secrets.token_bytes, with_pin=True))
     folder.write_journal(JOURNAL)
     folder.write_credentials(CREDENTIALS)
+    folder.write_claim(ClaimRecord("claim-code"))
 
 
 def test_what_is_written_is_read_back(folder: StateFolder) -> None:
@@ -69,6 +73,12 @@ def test_what_is_written_is_read_back(folder: StateFolder) -> None:
 def test_each_phase_of_the_journal_is_read_back(folder: StateFolder, journal: Journal) -> None:
     folder.write_journal(journal)
     assert folder.read_journal() == journal
+
+
+@pytest.mark.parametrize("record", [ClaimRecord("c"), ClaimRecord("!" * 128, is_claimed=True, was_opened=True)])
+def test_a_claim_record_is_read_back(folder: StateFolder, record: ClaimRecord) -> None:
+    folder.write_claim(record)
+    assert folder.read_claim() == record
 
 
 def test_an_empty_folder_has_nothing_and_its_pin_is_stopped(folder: StateFolder) -> None:

@@ -21,7 +21,7 @@ def texts(longest: int) -> st.SearchStrategy[str]:
 
 requests: st.SearchStrategy[Request] = st.one_of(
     st.builds(wire.Provision, st.text(printable, min_size=1, max_size=wire.LONGEST_TOKEN), u32, u64),
-    st.builds(wire.Claim, u16),
+    st.builds(wire.Claim, st.integers(60, 900)),
     st.just(wire.Identify()),
     st.just(wire.AskStatus()),
     st.just(wire.Unlock()),
@@ -32,7 +32,7 @@ statuses: st.SearchStrategy[Status] = st.one_of(
     st.builds(wire.Redeeming, u32, references),
     st.builds(wire.Stored, u32, references),
     st.builds(wire.Provisioned, u32, references, u64),
-    st.builds(wire.Claimable, u32, references, st.text(printable, min_size=1, max_size=128), u64),
+    st.builds(wire.Claimable, u32, references, claim_code=st.text(printable, min_size=1, max_size=128), until=u64),
     st.builds(wire.Failed, u32, references, st.sampled_from(wire.FailureCode), texts(wire.LONGEST_REASON), u32),
     st.builds(wire.Idle, u32, references, states),
     st.builds(wire.Done, u32, references),

@@ -9,7 +9,7 @@ from vectors.maker import document, notation
 
 from bletoken.errors import SetupCodeError
 from bletoken.protocol import cbor, device, frames, guesses, wire
-from bletoken.protocol.cbor import MapOf, Octets, OneOf, SetOf, Text, UInt
+from bletoken.protocol.cbor import Between, MapOf, Octets, OneOf, SetOf, Text, UInt
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.requests import GRANTED
 from bletoken.protocol.setup_code import _DAMM, Method, Pin, QrSecret
@@ -125,7 +125,7 @@ LIMITS = {
     "token": f"{wire.LONGEST_TOKEN} characters",
     "reason": f"{wire.LONGEST_REASON} octets",
     "device class": f"{wire.LONGEST_CLASS} octets",
-    "claim code": "128 characters",
+    "claim code": f"{wire.LONGEST_CLAIM_CODE} characters",
     "wait in a clear status": f"{wire.LONGEST_WAIT_S} s",
     "live offers and sessions of unnamed peers": str(device._SHARED_LIMIT),
     "connection without an authentic message": f"{device.AUTHENTICATION_TIMEOUT_S} s",
@@ -134,7 +134,7 @@ LIMITS = {
     ),
     "wrong PINs": str(guesses.STOP_AT),
     "runs for each typing of a PIN": "3",
-    "claim mode": "60 to 900 s",
+    "claim mode": f"{wire.SHORTEST_CLAIM_S} to {wire.LONGEST_CLAIM_S} s",
     "window, waiting for an owner": "900 s",
     "window, after announcing": "600 s",
 }
@@ -221,6 +221,7 @@ def kind_of(name: str) -> object:
     definition = TYPES[name]
     patterns: tuple[tuple[str, Any], ...] = (
         (r"uint \.size (\d+)", lambda size: UInt(8 * int(size))),
+        (r"(\d+)\.\.(\d+)", lambda least, most: Between(int(least), int(most))),
         (r"bstr \.size (\d+)", lambda size: Octets(int(size))),
         (r"tstr \.size \(0\.\.(\d+)\)", lambda size: Text(int(size))),
         (r'tstr \.regexp "\[!-~\]\{1,(\d+)\}"', lambda size: Text(int(size), ascii_only=True)),

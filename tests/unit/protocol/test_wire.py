@@ -260,7 +260,7 @@ def test_a_token_reference_is_the_hash_and_says_nothing_of_the_token() -> None:
 def test_no_repr_shows_a_token_a_reference_or_a_claim_code() -> None:
     for message in (
         wire.Provision("canary-value"),
-        wire.Claimable(1, b"canary-value-16x", "canary-value", 5),
+        wire.Claimable(1, b"canary-value-16x", claim_code="canary-value", until=5),
         wire.Accepted(1, b"canary-value-16x"),
     ):
         assert "canary" not in repr(message)

@@ -124,6 +124,7 @@ def claim() -> Recorder:
     )
     _begin(r)
     session = session_of(r.take(r.ask_first("companion", Claim(300))))
+    r.hear("companion", r.say(session, Accepted(0)), "It asks MODE.")
     r.hear("companion", r.say(session, Claimable(0, claim_code="C7-example-claim-code", until=1_800_000_300)))
     r.hear("companion", sent(r.take(r.ask("companion", TOKEN))), "Not granted in this state.")
     return r

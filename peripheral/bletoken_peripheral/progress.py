@@ -1,0 +1,18 @@
+"""What a person who watches the device is told; it shows nothing itself."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Something happened that a person watching the device wants to know.
+
+    Attributes:
+        step: What, in a word or two.
+        detail: More, for people; empty for none.
+        device_id: MODE's id of the device, once there is one.
+    """
+
+    step: str
+    detail: str = ""
+    device_id: int | None = None
