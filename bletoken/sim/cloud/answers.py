@@ -13,9 +13,10 @@ from bletoken.sim.cloud.settings import Refusal
 class RefusedError(Exception):
     """A request is refused; raising it anywhere in a handler is the answer."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(refusal.reason)
         self.refusal = refusal
+        self.headers = headers
 
 
 def invalid(reason: str = "INVALID_PARAMETER") -> RefusedError:

@@ -141,3 +141,7 @@ class ClaimError(Exception):
     def __init__(self, why: Literal["unknown", "in home", "not claimable"]) -> None:
         super().__init__(why)
         self.why: Literal["unknown", "in home", "not claimable"] = why
+
+
+class MemberError(Exception):
+    """A home would be left without an owner."""
