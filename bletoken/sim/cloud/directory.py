@@ -208,6 +208,17 @@ class Directory(Database):
         row = self._one("SELECT * FROM homes WHERE id = ?", str(home_id))
         return _home(row) if row else None
 
+    def existing_home(self, home_id: int) -> Home:
+        """The home with this id.
+
+        Raises:
+            UsageError: There is none.
+        """
+        home = self.home(home_id)
+        if home is None:
+            raise UsageError(f"there is no home {home_id}")
+        return home
+
     def homes_of(self, user_id: int) -> list[Home]:
         """The homes that the user is a member of, oldest first."""
         rows = self._db.execute(
@@ -277,7 +288,7 @@ class Directory(Database):
 
     def _check_owner(self, home_id: int) -> None:
         if not self._one("SELECT 1 FROM members WHERE home_id = ? AND role = 'owner'", str(home_id)):
-            raise MemberError
+            raise MemberError(f"home {home_id} would have no owner")
 
 
 def _project(row: sqlite3.Row) -> Project:

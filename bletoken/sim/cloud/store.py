@@ -10,7 +10,7 @@ import sqlite3
 from bletoken.errors import UsageError
 from bletoken.sim.cloud.database import new_secret
 from bletoken.sim.cloud.directory import Directory
-from bletoken.sim.cloud.records import ClaimError, Device, ProjectKey, Session, TokenError
+from bletoken.sim.cloud.records import ClaimError, Device, ProjectKey, Session, Token, TokenError
 
 
 class Store(Directory):
@@ -34,6 +34,11 @@ class Store(Directory):
                 (token, str(home_id), device_class, tag, expires_ns),
             )
         return token
+
+    def tokens(self, home_id: int) -> list[Token]:
+        """The home's tokens, oldest first, used and expired ones, too."""
+        rows = self._db.execute("SELECT * FROM tokens WHERE home_id = ? ORDER BY rowid", (str(home_id),))
+        return [Token(row["device_class"], row["tag"], row["expires_ns"], row["used_ns"]) for row in rows]
 
     def redeem(self, token: str, *, now_ns: int, single_use: bool = True, keep_tag: bool = True) -> Device:
         """Consume the token and make its device, both or neither.
@@ -144,6 +149,17 @@ class Store(Directory):
         """The device with this id, if there is one."""
         row = self._one("SELECT * FROM devices WHERE id = ?", str(device_id))
         return _device(row) if row else None
+
+    def existing_device(self, device_id: int) -> Device:
+        """The device with this id.
+
+        Raises:
+            UsageError: There is none.
+        """
+        device = self.device(device_id)
+        if device is None:
+            raise UsageError(f"there is no device {device_id}")
+        return device
 
     def devices(self, home_id: int | None = None) -> list[Device]:
         """The devices of a home, or all of them, oldest first."""
