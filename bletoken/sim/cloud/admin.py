@@ -2,14 +2,15 @@
 
 | request | what it does |
 |---|---|
-| `POST /_sim/seed` | make a project, app, class, user and home (all optional: `projectId, appId, email, password, homeName, deviceClass`); answers with all of it, the ids, and a session key of the user |
+| `POST /_sim/seed` | make a project, app, class, user and home (all optional: `projectId, appId, email, password, homeName, deviceClass, onDemand`); answers with all of it, the ids, and a session key of the user |
 | `PUT /_sim/faults` | arm exactly these faults: `{"POST /devices": [{"drop": "after", "count": 1}]}` (one fault needs no list) |
 | `GET /_sim/faults` | the armed faults, how often each still strikes, and the requests being held |
 | `DELETE /_sim/faults` | forget all faults; held requests stay held |
 | `POST /_sim/release` | let held requests go on: all, or those of `{"endpoint": "POST /devices"}` |
 | `GET /_sim/requests` | the requests so far: endpoint, status decided, status sent, fault |
 | `DELETE /_sim/requests` | forget them |
-| `GET /_sim/devices` | all devices of all homes, without their keys |
+| `GET /_sim/devices` | all devices, in homes or not; `?secrets=1` with their keys and claim codes |
+| `POST /_sim/devices` | make a device ahead of time, as the Developer Console does (all optional: `projectId, deviceClass, name, tag`, those of the seed by default); answers with its id, key and claim code |
 
 Only this machine may ask.
 """  # noqa: E501 - a table
@@ -23,12 +24,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from bletoken.errors import UsageError
-from bletoken.sim.cloud.answers import RefusedError
+from bletoken.sim.cloud.answers import RefusedError, timestamp
 from bletoken.sim.cloud.body import Parameters, parse_object
 from bletoken.sim.cloud.faults import Fault, FaultTable
+from bletoken.sim.cloud.records import Device, Seed
 from bletoken.sim.cloud.request_log import RequestLog
 from bletoken.sim.cloud.settings import Refusal, Settings
-from bletoken.sim.cloud.store import Seed, Store
+from bletoken.sim.cloud.store import Store
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -61,6 +63,7 @@ class AdminApi:
             Route("/_sim/requests", _local(self.get_requests), methods=["GET"]),
             Route("/_sim/requests", _local(self.delete_requests), methods=["DELETE"]),
             Route("/_sim/devices", _local(self.get_devices), methods=["GET"]),
+            Route("/_sim/devices", _local(self.make_device), methods=["POST"]),
         ]
 
     async def seed(self, request: Request) -> Response:
@@ -78,6 +81,8 @@ class AdminApi:
         }
         if parameters.has("projectId"):
             given["project_id"] = parameters.id("projectId")
+        if parameters.has("onDemand"):
+            given["on_demand"] = parameters.truth("onDemand")
         return JSONResponse(plant(self._store, Seed(**given), self._settings, now_ns=self._clock()))
 
     async def get_faults(self, _: Request) -> Response:
@@ -114,21 +119,38 @@ class AdminApi:
         self._log.clear()
         return Response(status_code=204)
 
-    async def get_devices(self, _: Request) -> Response:
+    async def get_devices(self, request: Request) -> Response:
         """`GET /_sim/devices`."""
-        return JSONResponse(
-            [
-                {
-                    "id": device.id,
-                    "projectId": device.project_id,
-                    "homeId": device.home_id,
-                    "deviceClass": device.device_class,
-                    "name": device.name,
-                    "tag": device.tag,
-                }
-                for device in self._store.devices()
-            ]
+        secrets = request.query_params.get("secrets") == "1"
+        return JSONResponse([self._device_json(device, secrets=secrets) for device in self._store.devices()])
+
+    async def make_device(self, request: Request) -> Response:
+        """`POST /_sim/devices`."""
+        parameters = await Parameters.of(request)
+        device = self._store.make_device(
+            parameters.id("projectId") if parameters.has("projectId") else Seed.project_id,
+            parameters.optional_text("deviceClass") or Seed.device_class,
+            name=parameters.optional_text("name") or "",
+            tag=parameters.optional_text("tag") or "",
+            now_ns=self._clock(),
         )
+        return JSONResponse(self._device_json(device, secrets=True), status_code=201)
+
+    def _device_json(self, device: Device, *, secrets: bool) -> dict[str, Any]:
+        claimable = device.is_claimable(self._clock())
+        content = {
+            "id": device.id,
+            "projectId": device.project_id,
+            "homeId": device.home_id,
+            "deviceClass": device.device_class,
+            "name": device.name,
+            "tag": device.tag,
+            "claimable": claimable,
+            "claimExpirationTime": (
+                timestamp(device.claim_expires_ns, digits=9) if claimable and device.claim_expires_ns else None
+            ),
+        }
+        return content | ({"apiKey": device.api_key, "claimCode": device.claim_code} if secrets else {})
 
 
 def plant(store: Store, seed: Seed, settings: Settings, *, now_ns: int) -> dict[str, Any]:
@@ -145,7 +167,9 @@ def plant(store: Store, seed: Seed, settings: Settings, *, now_ns: int) -> dict[
         seed.password,
         expires_ns=now_ns + int(settings.session_lifetime_s * 10**9),
     )
-    assert session is not None
+    assert session is not None, "its parts were just planted"
+    project = store.project(seed.project_id)
+    assert project is not None, "it was just planted"
     return {
         "projectId": seed.project_id,
         "appId": seed.app_id,
@@ -155,6 +179,7 @@ def plant(store: Store, seed: Seed, settings: Settings, *, now_ns: int) -> dict[
         "homeId": home_id,
         "homeName": seed.home_name,
         "deviceClass": seed.device_class,
+        "onDemand": project.on_demand,
         "userKey": session.key,
     }
 

@@ -10,8 +10,9 @@ from starlette.types import ASGIApp
 
 from bletoken.sim.cloud.admin import AdminApi
 from bletoken.sim.cloud.answers import RefusedError, error
-from bletoken.sim.cloud.api import Api
+from bletoken.sim.cloud.api import routes_of
 from bletoken.sim.cloud.body import BodyReader
+from bletoken.sim.cloud.core import Core
 from bletoken.sim.cloud.faults import FaultInjector, FaultTable
 from bletoken.sim.cloud.request_log import RequestLog, RequestLogger
 from bletoken.sim.cloud.settings import Refusal, Settings
@@ -23,14 +24,14 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], int]) -> tu
 
     From the outside in: the request is logged, read to its end, struck by a fault, and carried out.
     """
-    mode_routes = Api(settings, store, clock).routes()
+    mode_routes = routes_of(Core(settings, store, clock))
     faults = FaultTable(mode_routes)
     log = RequestLog()
     routes = mode_routes + AdminApi(settings, store, faults, log, clock).routes()
 
     async def refuse(_: HTTPConnection, e: Exception) -> Response:
         assert isinstance(e, RefusedError)
-        return error(e.refusal)
+        return error(e.refusal, headers=e.headers)
 
     async def refuse_route(_: HTTPConnection, e: Exception) -> Response:
         assert isinstance(e, HTTPException)

@@ -22,6 +22,8 @@ FORM: Final = "application/x-www-form-urlencoded"
 MAX_DEPTH: Final = 32
 """How deep arrays and objects may be nested in a JSON body."""
 
+_TRUTH: Final = {"1": True, "true": True, "0": False, "false": False}
+
 
 class BodyReader:
     """ASGI middleware that reads the whole body first, so what is inside never waits for the client.
@@ -122,6 +124,20 @@ class Parameters:
             raise invalid()
         return parse_id(str(value))
 
+    def whole_number(self, name: str) -> int:
+        """A whole number from 0 on that must be there, as a number or as its digits."""
+        return self.id(name)
+
+    def truth(self, name: str) -> bool:
+        """Yes or no, which must be there: JSON's own, or 1, 0, true or false as a number or text."""
+        value = self._values.get(name)
+        if value is None:
+            _missing()
+        truth = _TRUTH.get(str(value).lower()) if isinstance(value, bool | int | str) else None
+        if truth is None:
+            raise invalid()
+        return truth
+
     def optional_object(self, name: str) -> dict[str, Any] | None:
         """An object, or None where it was not sent; a form carries it as JSON text."""
         value = self._values.get(name)
@@ -130,6 +146,16 @@ class Parameters:
         if value is not None and not isinstance(value, dict):
             raise invalid()
         return value
+
+
+def query_id(request: Request, name: str) -> int:
+    """An id that must be in the query.
+
+    Raises:
+        RefusedError: It is missing, or no id.
+    """
+    value = request.query_params.get(name)
+    return parse_id(_missing() if value is None else value)
 
 
 def parse_id(text: str) -> int:

@@ -57,7 +57,27 @@ async def test_the_log_is_bounded() -> None:
 async def test_the_dump_shows_all_devices_without_keys(world: World) -> None:
     device = await world.device(deviceTag="t")
     (dumped,) = (await world.client.get("/_sim/devices")).json()
-    assert dumped == {k: device[k] for k in ("id", "projectId", "homeId", "deviceClass", "name", "tag")}
+    same = {k: device[k] for k in ("id", "projectId", "homeId", "deviceClass", "name", "tag")}
+    assert dumped == {**same, "claimable": False, "claimExpirationTime": None}
+    (dumped,) = (await world.client.get("/_sim/devices?secrets=1")).json()
+    assert (dumped["apiKey"], dumped["claimCode"]) == (device["apiKey"], None)
+
+
+async def test_a_device_can_be_made_ahead_of_time_where_none_is_made_on_demand(world: World) -> None:
+    answer = await world.client.post("/_sim/devices")
+    assert answer.status_code == 400
+    assert "on demand" in answer.json()["detail"]
+    assert (await world.seed_again(onDemand=False))["onDemand"] is False
+    made = await world.made_device(tag="serial", name="Lamp")
+    assert made["homeId"] is None
+    assert (made["tag"], made["name"], made["deviceClass"]) == ("serial", "Lamp", "demo-class")
+    assert 16 <= len(made["claimCode"]) <= 100
+    assert (await world.client.get("/_sim/devices?secrets=1")).json() == [made]
+    await world.register(made, claimable=True, duration=60)
+    (dumped,) = (await world.client.get("/_sim/devices")).json()
+    assert dumped["claimable"] is True
+    assert dumped["claimExpirationTime"]
+    assert not {"apiKey", "claimCode"} & dumped.keys()
 
 
 async def test_other_machines_may_not_ask() -> None:

@@ -248,8 +248,8 @@ async def test_the_other_settings_are_heeded(start_world: StartWorld) -> None:
     assert refusal(answer) == (404, "NO_SUCH_CLASS")
 
 
-async def test_no_tokens_are_issued_while_on_demand_provisioning_is_off(start_world: StartWorld) -> None:
-    world = await start_world(on_demand_enabled=False)
+async def test_no_tokens_are_issued_while_on_demand_provisioning_is_off(world: World) -> None:
+    await world.seed_again(onDemand=False)
     answer = await world.client.post(world.provisioning_path, json={"deviceClass": "demo-class"}, headers=world.user)
     assert refusal(answer) == (403, "PERMISSION_DENIED")
 

@@ -39,6 +39,10 @@ def test_an_empty_object_gives_the_defaults() -> None:
         ("token_used", "200:FINE"),
         ("token_used", "403:\n"),
         ("max_body_size", -1),
+        ("claim_off", "perhaps"),
+        ("claim_off", 1),
+        ("claim_longest_s", 0),
+        ("registration_invalid_status", 500),
     ],
 )
 def test_an_unusable_setting_is_refused(name: str, value: object) -> None:

@@ -5,10 +5,55 @@ from pathlib import Path
 
 import pytest
 
-from bletoken.errors import StorageError
-from bletoken.sim.cloud.store import Device, Seed, Session, Store, TokenError, new_secret
+from bletoken.errors import StorageError, UsageError
+from bletoken.sim.cloud.database import new_secret
+from bletoken.sim.cloud.records import ClaimError, Device, Seed, Session, TokenError
+from bletoken.sim.cloud.store import Store
 
 LATER_NS = 2**62
+
+VERSION_1 = """
+CREATE TABLE projects (id TEXT PRIMARY KEY, creation_ns INTEGER NOT NULL) STRICT;
+CREATE TABLE apps (project_id TEXT NOT NULL REFERENCES projects, id TEXT NOT NULL, PRIMARY KEY (project_id, id)) STRICT;
+CREATE TABLE classes (
+    project_id TEXT NOT NULL REFERENCES projects, name TEXT NOT NULL, PRIMARY KEY (project_id, name)
+) STRICT;
+CREATE TABLE users (
+    id TEXT PRIMARY KEY, project_id TEXT NOT NULL REFERENCES projects, email TEXT NOT NULL, password TEXT NOT NULL,
+    UNIQUE (project_id, email)
+) STRICT;
+CREATE TABLE sessions (
+    key TEXT PRIMARY KEY, user_id TEXT NOT NULL REFERENCES users, app_id TEXT NOT NULL, expires_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE homes (
+    id TEXT PRIMARY KEY, project_id TEXT NOT NULL REFERENCES projects, name TEXT NOT NULL, creation_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE members (
+    home_id TEXT NOT NULL REFERENCES homes, user_id TEXT NOT NULL REFERENCES users, PRIMARY KEY (home_id, user_id)
+) STRICT;
+CREATE TABLE tokens (
+    token TEXT PRIMARY KEY, home_id TEXT NOT NULL REFERENCES homes, device_class TEXT NOT NULL, tag TEXT NOT NULL,
+    expires_ns INTEGER NOT NULL, used_ns INTEGER
+) STRICT;
+CREATE TABLE devices (
+    id TEXT PRIMARY KEY, project_id TEXT NOT NULL REFERENCES projects, home_id TEXT REFERENCES homes,
+    device_class TEXT NOT NULL, name TEXT NOT NULL, tag TEXT NOT NULL, api_key TEXT NOT NULL UNIQUE,
+    creation_ns INTEGER NOT NULL
+) STRICT;
+CREATE TABLE next_ids (kind TEXT PRIMARY KEY, id TEXT NOT NULL) STRICT;
+INSERT INTO projects VALUES ('101', 5);
+INSERT INTO apps VALUES ('101', 'demo-app');
+INSERT INTO classes VALUES ('101', 'demo-class');
+INSERT INTO users VALUES ('301', '101', 'user@example.com', 'secret');
+INSERT INTO sessions VALUES ('session-key', '301', 'demo-app', 4611686018427387904);
+INSERT INTO homes VALUES ('501', '101', 'Home', 5);
+INSERT INTO members VALUES ('501', '301');
+INSERT INTO tokens VALUES ('token', '501', 'demo-class', 'tag', 4611686018427387904, NULL);
+INSERT INTO devices VALUES ('1001', '101', '501', 'demo-class', 'Lamp', 'tag', 'device-key', 6);
+INSERT INTO next_ids VALUES ('user', '302'), ('home', '502'), ('device', '1002');
+PRAGMA user_version = 1;
+"""
+"""A database as the first release wrote it."""
 
 
 def issue(store: Store, *, expires_ns: int = LATER_NS) -> str:
@@ -98,7 +143,7 @@ def test_seeding_again_finds_what_is_there_and_makes_what_is_not() -> None:
         assert store.seed(Seed(password="new"), now_ns=2) == (user, home)
         other, same_home = store.seed(Seed(email="other@example.com"), now_ns=3)
         assert (other != user, same_home) == (True, home)
-        assert store.members(home) == {user, other}
+        assert store.members(home).keys() == {user, other}
         _, other_home = store.seed(Seed(home_name="Cabin", password="new"), now_ns=4)
         assert [each.id for each in store.homes_of(user)] == [home, other_home]
         assert store.sign_in(101, "demo-app", "user@example.com", "new", expires_ns=LATER_NS)
@@ -164,3 +209,112 @@ def test_a_secret_has_exactly_the_length_asked_for(length: int) -> None:
     assert len(secret.encode()) == length
     assert secret.isascii()
     assert secret.isprintable()
+
+
+def test_a_device_can_be_claimed_while_its_window_is_open_and_once() -> None:
+    with Store() as store:
+        _, home = store.seed(Seed(on_demand=False), now_ns=0)
+        device = store.make_device(101, "demo-class", now_ns=0)
+        assert device.claim_code
+        assert device.home_id is None
+
+        def why_not(*, now_ns: int) -> str:
+            assert device.claim_code
+            with pytest.raises(ClaimError) as caught:
+                store.claim(device.claim_code, home, now_ns=now_ns)
+            return caught.value.why
+
+        assert why_not(now_ns=1) == "not claimable"
+        store.open_claim(device.id, expires_ns=100)
+        assert why_not(now_ns=100) == "not claimable"
+        claimed = store.claim(device.claim_code, home, now_ns=99)
+        assert (claimed.home_id, claimed.claim_ns, claimed.claim_expires_ns) == (home, 99, None)
+        assert why_not(now_ns=99) == "in home"
+        with pytest.raises(ClaimError):
+            store.open_claim(device.id, expires_ns=200)
+
+        store.remove_device(device.id)
+        assert why_not(now_ns=99) == "not claimable"
+        assert isinstance(store.identify(device.api_key, now_ns=99), Device)
+
+
+def test_a_claim_code_is_worth_nothing_in_another_project() -> None:
+    with Store() as store:
+        store.seed(Seed(on_demand=False), now_ns=0)
+        _, elsewhere = store.seed(Seed(project_id=102), now_ns=0)
+        device = store.make_device(101, "demo-class", now_ns=0)
+        store.open_claim(device.id, expires_ns=100)
+        assert device.claim_code
+        with pytest.raises(ClaimError) as caught:
+            store.claim(device.claim_code, elsewhere, now_ns=1)
+        assert caught.value.why == "unknown"
+
+
+def test_concurrent_claims_through_several_connections_put_the_device_into_one_home(tmp_path: Path) -> None:
+    path = tmp_path / "mode.db"
+    with Store(path) as store:
+        homes = [store.seed(Seed(home_name=str(n), on_demand=False), now_ns=0)[1] for n in range(4)]
+        device = store.make_device(101, "demo-class", now_ns=0)
+        store.open_claim(device.id, expires_ns=100)
+    claim_code = device.claim_code
+    assert claim_code
+    outcomes: list[int | str] = []
+    together = threading.Barrier(4)
+
+    def claim(home: int) -> None:
+        with Store(path) as own:
+            together.wait()
+            try:
+                outcomes.append(own.claim(claim_code, home, now_ns=1).home_id or "nowhere")
+            except ClaimError as e:
+                outcomes.append(e.why)
+
+    threads = [threading.Thread(target=claim, args=(home,)) for home in homes]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(map(str, outcomes))[1:] == ["in home"] * 3
+    with Store(path) as store:
+        assert [each.home_id for each in store.devices()] == [home for home in outcomes if home != "in home"]
+
+
+def test_devices_are_made_by_hand_only_where_they_are_not_made_on_demand() -> None:
+    with Store() as store:
+        store.seed(Seed(), now_ns=0)
+        with pytest.raises(UsageError, match="on demand"):
+            store.make_device(101, "demo-class", now_ns=0)
+        store.seed(Seed(on_demand=False), now_ns=0)
+        with pytest.raises(UsageError, match="no device class 'lamp'"):
+            store.make_device(101, "lamp", now_ns=0)
+        with pytest.raises(UsageError, match="no project 9"):
+            store.make_device(9, "demo-class", now_ns=0)
+        store.make_device(101, "demo-class", now_ns=0)
+
+
+def test_seeding_again_leaves_the_on_demand_switch_alone_unless_told() -> None:
+    with Store() as store:
+        for told, on_demand in [(None, True), (False, False), (None, False), (True, True)]:
+            store.seed(Seed(on_demand=told), now_ns=0)
+            assert store.existing_project(101).on_demand is on_demand
+
+
+def test_a_database_of_version_1_is_migrated_and_nothing_in_it_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "mode.db"
+    db = sqlite3.connect(path)
+    db.executescript(VERSION_1)
+    db.close()
+    with Store(path) as store:
+        assert store.existing_project(101).on_demand
+        assert store.sign_in(101, "demo-app", "user@example.com", "secret", expires_ns=LATER_NS)
+        session = store.identify("session-key", now_ns=0)
+        assert isinstance(session, Session)
+        assert [home.name for home in store.homes_of(session.user_id)] == ["Home"]
+        device = store.identify("device-key", now_ns=0)
+        assert isinstance(device, Device)
+        assert (device.id, device.home_id, device.claim_code, device.claim_expires_ns) == (1001, 501, None, None)
+        assert store.redeem("token", now_ns=0).id == 1002
+        store.seed(Seed(on_demand=False), now_ns=0)
+        assert store.make_device(101, "demo-class", now_ns=0).id == 1003
+    with Store(path) as store:
+        assert [each.id for each in store.devices()] == [1001, 1002, 1003]
