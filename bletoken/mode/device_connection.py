@@ -94,8 +94,8 @@ class DeviceConnection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running.cancel()
-        await asyncio.wait({self._running})
         self._inbox.end(None)
+        await asyncio.wait({self._running})
         await self._api.__aexit__(kind, error, trace)
         ended_by = None if self._running.cancelled() else self._running.exception()
         if ended_by is not None and error is None and not self._told:

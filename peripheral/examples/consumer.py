@@ -9,7 +9,6 @@ python consumer.py --wait /var/lib/bletoken/credentials.json
 import asyncio
 import os
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from bletoken.console import parser, printable, run_command, say, until_signalled
@@ -42,7 +41,7 @@ async def load(path: Path, *, wait: bool) -> credentials.Credentials:
         await asyncio.sleep(2)
 
 
-async def tell(mode: DeviceConnection, what: str, more: Mapping[str, object] | None = None) -> None:
+async def tell(mode: DeviceConnection, what: str, more: dict[str, object] | None = None) -> None:
     """Trigger an event. One that gets lost is no reason to end: the next may get through."""
     try:
         await mode.trigger_event(what, more)
