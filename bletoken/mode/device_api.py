@@ -1,14 +1,15 @@
 """What a device asks of MODE, each request exactly once. It never repeats one: the device's journal decides that."""
 
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
 from bletoken.errors import CloudRefusedError, NotSignedInError
-from bletoken.mode.http import TIMEOUT_S, HTTPClient
-from bletoken.mode.models import Device, DeviceCredentials, Identity, claim_expiration
+from bletoken.mode.http import PING_S, TIMEOUT_S, HTTPClient
+from bletoken.mode.models import Command, Device, DeviceCredentials, Identity, claim_expiration
 
 
 class DeviceApi:
@@ -74,6 +75,22 @@ class DeviceApi:
         """
         return Identity.from_json((await self._http.request("GET", "auth", key=api_key)).json())
 
+    async def accepts(self, device_id: int, api_key: str) -> bool:
+        """Whether MODE takes the holder of this key for this device.
+
+        Args:
+            device_id: The device.
+            api_key: The device's key.
+
+        Raises:
+            CloudError: As `HTTPClient.request`, but never `NotSignedInError`.
+        """
+        try:
+            identity = await self.identity(api_key)
+        except NotSignedInError:
+            return False
+        return identity.type == "device" and identity.device_id == device_id
+
     async def device(self, device_id: int, api_key: str) -> Device:
         """The device as MODE knows it: `GET /devices/{id}`, in MODE's API reference.
 
@@ -137,3 +154,20 @@ class DeviceApi:
         if event_data is not None:
             content["eventData"] = event_data
         await self._http.request("PUT", f"devices/{device_id}/event", key=api_key, content=content)
+
+    def commands(
+        self, device_id: int, api_key: str, *, ping_s: float = PING_S
+    ) -> AbstractAsyncContextManager[AsyncIterator[Command]]:
+        """What the home tells this device to do, on one connection: `/devices/{id}/command`; as `web_socket.listen`.
+
+        MODE keeps no commands for a device that is not connected. `DeviceConnection` reconnects.
+
+        Args:
+            device_id: The device.
+            api_key: The device's key.
+            ping_s: Seconds after which MODE is asked for a sign of life, and again that it has to give one.
+        """
+        # Only this needs the web socket library.
+        from bletoken.mode.web_socket import listen
+
+        return listen(self._http, f"devices/{device_id}/command", api_key, Command.from_json, ping_s=ping_s)

@@ -28,6 +28,9 @@ from bletoken.mode.models import is_secret
 TIMEOUT_S: Final = 15.0
 """Seconds that a request may take in all: name, connection, TLS, request, and the last octet of the answer."""
 
+PING_S: Final = 20.0
+"""Seconds between signs of life on a web socket; a peer that is gone is noticed within twice that."""
+
 LARGEST_OBJECT: Final = 64 * 1024
 """Octets of the largest answer about one thing."""
 

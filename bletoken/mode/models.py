@@ -273,6 +273,33 @@ class DeviceEvent:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Something a device is to do (the device's web socket in MODE's API reference).
+
+    Attributes:
+        action: What to do.
+        parameters: More about it; any JSON.
+    """
+
+    action: str
+    parameters: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def from_json(cls, value: object) -> Self:
+        """Read MODE's JSON.
+
+        Raises:
+            CloudNoAnswerError: It cannot be read.
+        """
+        fields = _fields(value)
+        parameters = fields.get("parameters")
+        if not isinstance(parameters, dict | None):
+            # To do something without the parameters that were meant would be worse than not to do it.
+            raise CloudNoAnswerError("MODE's command has no readable parameters")
+        return cls(action=_required(fields, "action", _text), parameters=parameters or {})
+
+
 def list_from_json(value: object, from_json: Callable[[object], _T]) -> list[_T]:
     """Read a JSON array, each element with `from_json`.
 

@@ -41,17 +41,25 @@ class RetryPolicy:
         Returns:
             Seconds; None when the call ends with this error.
         """
-        if isinstance(error, CloudRetryLaterError):
-            told_s = error.retry_after_s or 0.0
-        elif isinstance(error, CloudUnreachableError) and not error.certificate_time:
-            told_s = 0.0
-        else:
+        never_arrived = isinstance(error, CloudUnreachableError) and not error.certificate_time
+        if not never_arrived and not isinstance(error, CloudRetryLaterError):
             # The call may have taken effect, was refused, or meets a certificate that will not change by waiting.
             return None
-        backoff_s = min(self.first_delay_s * 2 ** min(failures - 1, _LARGEST_EXPONENT), self.longest_delay_s)
-        # Those who were told the same time come back spread out, and none comes earlier.
-        delay_s = max(told_s, backoff_s / 2) + jitter * backoff_s / 2
+        delay_s = self.pause_s(error, failures=failures, jitter=jitter)
         return delay_s if elapsed_s + delay_s <= self.deadline_s else None
+
+    def pause_s(self, error: CloudError, *, failures: int, jitter: float) -> float:
+        """How many seconds to pause after this error, were there another attempt; for those who decide that themselves.
+
+        Args:
+            error: How the last attempt ended.
+            failures: How many attempts have failed, this one included.
+            jitter: A random number from 0 to 1.
+        """
+        told_s = (error.retry_after_s or 0.0) if isinstance(error, CloudRetryLaterError) else 0.0
+        backoff_s = min(self.first_delay_s * 2.0 ** min(failures - 1, _LARGEST_EXPONENT), self.longest_delay_s)
+        # Those who were told the same time come back spread out, and none comes earlier.
+        return max(told_s, backoff_s / 2) + jitter * backoff_s / 2
 
 
 async def retrying(

@@ -158,15 +158,17 @@ class UserApi:
         await self._call("DELETE", f"devices/{device_id}")
 
     def events(self) -> AbstractAsyncContextManager[AsyncIterator[DeviceEvent]]:
-        """The events of the devices in the user's homes, from now on; see `events.device_events`.
+        """The events of the devices in the user's homes, from now on (`/userSession/websocket`).
+
+        As `web_socket.listen`. MODE does not keep events: what happens before this is entered is not told.
 
         Raises:
             NotSignedInError: There is no session.
         """
-        # Only this needs the web socket library, which a device does not have.
-        from bletoken.mode.events import device_events
+        # Only this needs the web socket library.
+        from bletoken.mode.web_socket import listen
 
-        return device_events(self._http, self._key())
+        return listen(self._http, "userSession/websocket", self._key(), DeviceEvent.from_json)
 
     def _key(self) -> str:
         if self._session_key is None:

@@ -40,20 +40,27 @@ for name in sys.argv[1:]:
 print(json.dumps({"missing": missing, "loaded": sorted({name.partition(".")[0] for name in sys.modules})}))
 """
 
-ALWAYS = ("bletoken.errors", "bletoken.console", "bletoken.files", "bletoken.protocol")
+ALWAYS = (
+    "bletoken.errors",
+    "bletoken.console",
+    "bletoken.files",
+    "bletoken.records",
+    "bletoken.mode",
+    "bletoken.protocol",
+)
 IMPORTS = {
-    "none": (*ALWAYS, "bletoken.mode.device_api", "bletoken_peripheral.store", "bletoken_peripheral.cli"),
-    "peripheral": (*ALWAYS, "bletoken_peripheral", "bletoken.mode.device_api"),
-    "central": (*ALWAYS, "bletoken_central", "bletoken.mode"),
+    "none": (*ALWAYS, "bletoken_peripheral.store", "bletoken_peripheral.cli"),
+    "peripheral": (*ALWAYS, "bletoken_peripheral"),
+    "central": (*ALWAYS, "bletoken_central"),
     "sim": (*ALWAYS, "bletoken.sim"),
 }
 """What is importable with an extra, every module in it and every library that it names."""
 
 NOT_NEEDED = {
-    "none": {"bleak", "bless", "bumble", "httpx_ws", "keyring", "rich", "segno", "starlette", "uvicorn", "zxingcpp"},
-    "peripheral": {"bumble", "httpx_ws", "keyring", "PIL", "rich", "starlette", "uvicorn", "zxingcpp"},
+    "none": {"bleak", "bless", "bumble", "keyring", "rich", "segno", "starlette", "uvicorn", "zxingcpp"},
+    "peripheral": {"bumble", "keyring", "PIL", "rich", "starlette", "uvicorn", "zxingcpp"},
     "central": {"bless", "bumble", "segno", "starlette", "uvicorn"},
-    "sim": {"httpx_ws", "keyring", "PIL", "segno", "zxingcpp"},
+    "sim": {"keyring", "PIL", "segno", "zxingcpp"},
 }
 """What is not even there with an extra. That bleak comes with bless, and rich with nothing else, is their affair."""
 

@@ -5,7 +5,7 @@ from starlette.requests import HTTPConnection, Request
 from bletoken.sim.cloud.answers import RefusedError
 from bletoken.sim.cloud.body import parse_id
 from bletoken.sim.cloud.core import Core
-from bletoken.sim.cloud.records import Device, Home, ProjectKey, Session
+from bletoken.sim.cloud.records import Device, Home, Member, ProjectKey, Session
 
 Caller = Session | Device | ProjectKey
 """Whoever has a valid key."""
@@ -21,12 +21,20 @@ class Access:
     def __init__(self, core: Core) -> None:
         self._settings = core.settings
         self._store = core.store
+        self._limits = core.limits
         self._clock = core.clock
 
     def identify(self, connection: HTTPConnection) -> Caller | None:
-        """Whose key came with the request, if a valid one did."""
+        """Whose key came with the request, if a valid one did; counts as one request of its owner.
+
+        Raises:
+            RefusedError: The owner asks too often.
+        """
         key = key_of(connection)
-        return None if key is None else self._store.identify(key, now_ns=self._clock())
+        caller = None if key is None else self._store.identify(key, now_ns=self._clock())
+        if caller is not None:
+            self._limits.take(caller)
+        return caller
 
     def caller(self, connection: HTTPConnection) -> Caller:
         """Whose key came with the request.
@@ -63,36 +71,63 @@ class Access:
             raise RefusedError(self._settings.key_unsuitable)
         return caller
 
-    def home(self, user: Session, home_id: int) -> Home:
+    def home(self, caller: Caller, home_id: int, *, for_project: bool = False) -> Home:
         """A home that the user is a member of.
 
+        Args:
+            caller: Who asks.
+            home_id: The home.
+            for_project: Whether the project's key does, too.
+
         Raises:
-            RefusedError: There is no such home, or the user is no member.
+            RefusedError: The caller may not, or there is no such home.
         """
+        if not isinstance(caller, Session) and not (for_project and isinstance(caller, ProjectKey)):
+            raise RefusedError(self._settings.key_unsuitable)
         home = self._store.home(home_id)
-        if home is None:
+        if home is None or (isinstance(caller, ProjectKey) and home.project_id != caller.project_id):
             raise RefusedError(self._settings.not_found)
-        if user.user_id not in self._store.members(home.id):
+        if isinstance(caller, Session) and caller.user_id not in self._store.members(home.id):
             raise RefusedError(self._settings.not_member)
         return home
 
-    def home_in_path(self, request: Request) -> Home:
+    def home_in_path(self, request: Request, *, for_project: bool = False) -> Home:
         """The home in the path, for its members.
+
+        Args:
+            request: The request.
+            for_project: Whether the project's key does, too.
+
+        Raises:
+            RefusedError: The caller may not, or there is no such home.
+        """
+        return self.home(self.caller(request), parse_id(request.path_params["id"]), for_project=for_project)
+
+    def membership(self, request: Request) -> tuple[Home, Member]:
+        """The home in the path, and which of its members asks.
 
         Raises:
             RefusedError: There is no such home, or the caller is no member.
         """
-        return self.home(self.user(request), parse_id(request.path_params["id"]))
+        user = self.user(request)
+        home = self.home(user, parse_id(request.path_params["id"]))
+        return home, self._store.members(home.id)[user.user_id]
 
     def device_in_path(
-        self, connection: HTTPConnection, *, for_users: bool = False, for_itself: bool = False
-    ) -> Device:
-        """The device in the path, if the caller may have it.
+        self,
+        connection: HTTPConnection,
+        *,
+        for_users: bool = False,
+        for_itself: bool = False,
+        for_project: bool = False,
+    ) -> tuple[Caller, Device]:
+        """Who asks, and the device in the path, if the caller may have it.
 
         Args:
             connection: The request.
             for_users: Whether the members of its home may.
             for_itself: Whether the device itself may.
+            for_project: Whether the project's key may.
 
         Raises:
             RefusedError: The caller may not, or there is no such device.
@@ -104,16 +139,17 @@ class Access:
                 raise RefusedError(self._settings.other_device)
             if not for_itself:
                 raise RefusedError(self._settings.key_unsuitable)
-            return caller
-        if not for_users or not isinstance(caller, Session):
+            return caller, caller
+        if not (for_users if isinstance(caller, Session) else for_project):
             raise RefusedError(self._settings.key_unsuitable)
         device = self._store.device(device_id)
-        if device is None:
+        if device is None or device.project_id != caller.project_id:
             raise RefusedError(self._settings.not_found)
-        if device.home_id is None:
-            raise RefusedError(self._settings.not_member)
-        self.home(caller, device.home_id)
-        return device
+        if isinstance(caller, Session):
+            if device.home_id is None:
+                raise RefusedError(self._settings.not_member)
+            self.home(caller, device.home_id)
+        return caller, device
 
 
 def key_of(connection: HTTPConnection) -> str | None:

@@ -13,9 +13,10 @@ from bletoken.sim.cloud.settings import Refusal
 class RefusedError(Exception):
     """A request is refused; raising it anywhere in a handler is the answer."""
 
-    def __init__(self, refusal: Refusal) -> None:
+    def __init__(self, refusal: Refusal, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(refusal.reason)
         self.refusal = refusal
+        self.headers = headers
 
 
 def invalid(reason: str = "INVALID_PARAMETER") -> RefusedError:
@@ -42,7 +43,14 @@ def answer(status: int, content: object = None, *, headers: Mapping[str, str] | 
     }
     if status == 204:
         del mode_headers["Content-Type"]
-    return Response(body, status_code=status, headers={**mode_headers, **(headers or {})})
+    else:
+        mode_headers["Content-Length"] = str(len(body))
+    response = Response(body, status_code=status)
+    # Starlette would write the names in small letters; so they look as MODE's do.
+    response.raw_headers = [
+        (name.encode("latin-1"), value.encode("latin-1")) for name, value in {**mode_headers, **(headers or {})}.items()
+    ]
+    return response
 
 
 def error(refusal: Refusal, *, headers: Mapping[str, str] | None = None) -> Response:

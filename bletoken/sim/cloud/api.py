@@ -3,13 +3,16 @@
 from starlette.routing import BaseRoute
 
 from bletoken.sim.cloud.access import Access
+from bletoken.sim.cloud.command_api import CommandApi
 from bletoken.sim.cloud.core import Core
 from bletoken.sim.cloud.device_api import DeviceApi
 from bletoken.sim.cloud.home_api import HomeApi
+from bletoken.sim.cloud.member_api import MemberApi
 from bletoken.sim.cloud.session_api import SessionApi
 
 
 def routes_of(core: Core) -> list[BaseRoute]:
     """The endpoints. Their paths are the templates that faults and the request log name them by."""
     access = Access(core)
-    return [route for api in (SessionApi, HomeApi, DeviceApi) for route in api(core, access).routes()]
+    apis = (SessionApi, HomeApi, MemberApi, DeviceApi, CommandApi)
+    return [route for api in apis for route in api(core, access).routes()]

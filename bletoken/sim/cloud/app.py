@@ -31,7 +31,7 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], int]) -> tu
 
     async def refuse(_: HTTPConnection, e: Exception) -> Response:
         assert isinstance(e, RefusedError)
-        return error(e.refusal)
+        return error(e.refusal, headers=e.headers)
 
     async def refuse_route(_: HTTPConnection, e: Exception) -> Response:
         assert isinstance(e, HTTPException)

@@ -11,13 +11,15 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from bletoken.errors import UsageError
+from bletoken.sim.cloud import developer_console
 
 if TYPE_CHECKING:
     from bletoken.sim.cloud.settings import Settings
 
 DESCRIPTION = """\
 Runs a local MODE for tests and for your desk. It prints its URL, and runs until it is interrupted.
-Everything in it is made up; its database is not protected."""
+Everything in it is made up; its database is not protected.
+With a command it does not run, but does what MODE's Developer Console does."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,10 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--seed", action="store_true", help="make a demo project, device class, user and home, and print them"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    developer_console.add_commands(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the local MODE until SIGINT or SIGTERM.
+    """Run the local MODE until SIGINT or SIGTERM, or the command of the Developer Console that was chosen.
 
     Returns:
         The exit code.
@@ -51,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
         UsageError: An option or setting is not usable.
         StorageError: The database cannot be used.
     """
+    if args.console is not None:
+        return developer_console.run(args)
     return asyncio.run(_serve(args, _settings(args)))
 
 

@@ -6,11 +6,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from bletoken.sim.cloud.access import Access
-from bletoken.sim.cloud.answers import RefusedError, answer, invalid, to_json
+from bletoken.sim.cloud.access import Access, Caller
+from bletoken.sim.cloud.answers import RefusedError, answer, invalid
 from bletoken.sim.cloud.body import Parameters, query_id
 from bletoken.sim.cloud.core import Core
-from bletoken.sim.cloud.records import ClaimError, Device, TokenError
+from bletoken.sim.cloud.records import ClaimError, Device, ProjectKey, TokenError
 from bletoken.sim.cloud.settings import Refusal
 
 
@@ -96,48 +96,54 @@ class DeviceApi:
     # What is done with it there -----------------------------------------------------------------------------------
 
     async def list_devices(self, request: Request) -> Response:
-        """`GET /devices?homeId=`."""
-        user = self._access.user(request)
-        home = self._access.home(user, query_id(request, "homeId"))
-        return answer(200, [self._device_json(device) for device in self._core.store.devices(home.id)])
+        """`GET /devices?homeId=`, for members and the project's key, or `?projectId=`, for the latter."""
+        caller = self._access.caller(request)
+        if isinstance(caller, ProjectKey) and "projectId" in request.query_params:
+            if query_id(request, "projectId") != caller.project_id:
+                raise RefusedError(self._core.settings.key_unsuitable)
+            devices = self._core.store.devices_of_project(caller.project_id)
+        else:
+            if isinstance(caller, Device):
+                raise RefusedError(self._core.settings.key_unsuitable)
+            home = self._access.home(caller, query_id(request, "homeId"), for_project=True)
+            devices = self._core.store.devices(home.id)
+        return answer(200, [self._device_json(device, seen_by=caller) for device in devices])
 
     async def get_device(self, request: Request) -> Response:
-        """`GET /devices/{id}`, for members of the home and for the device itself."""
-        return answer(200, self._device_json(self._access.device_in_path(request, for_users=True, for_itself=True)))
+        """`GET /devices/{id}`, for members of the home, the device itself and the project's key."""
+        caller, device = self._access.device_in_path(request, for_users=True, for_itself=True, for_project=True)
+        return answer(200, self._device_json(device, seen_by=caller))
 
     async def change_device(self, request: Request) -> Response:
-        """`PATCH /devices/{id}`: set the name, the tag, or both."""
-        device = self._access.device_in_path(request, for_users=True)
+        """`PATCH /devices/{id}`: set the name and the tag; with the project's key the home and claim code, too."""
+        caller, device = self._access.device_in_path(request, for_users=True, for_project=True)
         parameters = await Parameters.of(request)
         name, tag = parameters.optional_text("name"), parameters.optional_text("tag")
-        if name is None and tag is None:
+        home_id = parameters.id("homeId") if parameters.has("homeId") else None
+        claim_code = parameters.optional_text("claimCode")
+        if name is None and tag is None and home_id is None and claim_code is None:
             raise RefusedError(Refusal(400, "MISSING_PARAMETERS"))
-        self._core.store.change_device(device.id, name=name, tag=tag)
+        if not isinstance(caller, ProjectKey) and not (home_id is None and claim_code is None):
+            raise RefusedError(self._core.settings.key_unsuitable)
+        if claim_code is not None and not 16 <= len(claim_code) <= 100:
+            raise invalid()
+        if not self._core.store.change_device(device.id, name=name, tag=tag, home_id=home_id, claim_code=claim_code):
+            raise invalid()
         return answer(204)
 
     async def delete_device(self, request: Request) -> Response:
         """`DELETE /devices/{id}`: out of the home. One that was made on demand is gone, and its key stops working."""
-        device = self._access.device_in_path(request, for_users=True)
-        if device.claim_code is not None and self._core.settings.removed_device_kept:
-            self._core.store.release_device(device.id)
-        else:
-            self._core.store.delete_device(device.id)
+        _, device = self._access.device_in_path(request, for_users=True)
+        self._core.remove_device(device.id)
         return answer(204)
 
     async def trigger_event(self, request: Request) -> Response:
         """`PUT /devices/{id}/event`: tell the members of the home who listen."""
-        device = self._access.device_in_path(request, for_itself=True)
+        _, device = self._access.device_in_path(request, for_itself=True)
         parameters = await Parameters.of(request)
-        event = {
-            "homeId": device.home_id,
-            "timestamp": self._core.time(self._core.clock()),
-            "eventType": parameters.text("eventType"),
-            "eventData": parameters.optional_object("eventData") or {},
-            "originDeviceId": device.id,
-        }
-        if device.home_id is not None:
-            self._core.events.publish(to_json(event), self._core.store.members(device.home_id))
-        elif not self._core.settings.event_without_home_taken:
+        event_type, event_data = parameters.text("eventType"), parameters.optional_object("eventData")
+        heard = self._core.announce(device.id, event_type, event_data)
+        if not heard and not self._core.settings.event_without_home_taken:
             raise RefusedError(self._core.settings.not_member)
         return answer(204)
 
@@ -165,7 +171,7 @@ class DeviceApi:
             case other:
                 assert_never(other)
 
-    def _device_json(self, device: Device) -> dict[str, Any]:
+    def _device_json(self, device: Device, *, seen_by: Caller | None = None) -> dict[str, Any]:
         content: dict[str, Any] = {
             "id": device.id,
             "projectId": device.project_id,
@@ -176,12 +182,14 @@ class DeviceApi:
             "homeId": device.home_id,
             "claimTime": device.claim_ns,
             "claimExpirationTime": device.claim_expires_ns if device.is_claimable(self._core.clock()) else None,
-            "isConnected": False,
+            "isConnected": self._core.commands.sockets(device.id) > 0,
             "lastConnectTime": device.connect_ns,
             "lastDisconnectTime": device.disconnect_ns,
         }
         for name in ("claimTime", "claimExpirationTime", "lastConnectTime", "lastDisconnectTime"):
             if content[name] is not None:
                 content[name] = self._core.time(content[name])
+        if isinstance(seen_by, ProjectKey):
+            content |= {"apiKey": device.api_key, "claimCode": device.claim_code}
         # What does not apply is left out, as MODE's own examples show.
         return {name: value for name, value in content.items() if value is not None}

@@ -4,7 +4,7 @@ import sqlite3
 
 from bletoken.errors import UsageError
 from bletoken.sim.cloud.database import Database, new_secret
-from bletoken.sim.cloud.records import Home, Project, ProjectKey, Role, Seed, Session
+from bletoken.sim.cloud.records import Home, Member, MemberError, Project, ProjectKey, Role, Seed, Session, User
 
 
 class Directory(Database):
@@ -43,6 +43,38 @@ class Directory(Database):
 
     # Projects -----------------------------------------------------------------------------------------------------
 
+    def make_project(
+        self, name: str, *, project_id: int | None = None, on_demand: bool = False, now_ns: int
+    ) -> Project:
+        """Make a project, with the next free id unless one is given.
+
+        Raises:
+            UsageError: There is a project with this id.
+        """
+        with self._transaction():
+            if project_id is not None and self.project(project_id) is not None:
+                raise UsageError(f"there is a project {project_id} already")
+            project = str(project_id) if project_id is not None else self._new_id("project")
+            self._db.execute(
+                "INSERT INTO projects (id, creation_ns, name, on_demand) VALUES (?, ?, ?, ?)",
+                (project, now_ns, name, on_demand),
+            )
+        return self.existing_project(int(project))
+
+    def set_on_demand(self, project_id: int, on_demand: bool) -> None:
+        """Switch the project's "On-demand Device Provisioning" option.
+
+        Raises:
+            UsageError: There is no such project.
+        """
+        with self._transaction():
+            project = str(self.existing_project(project_id).id)
+            self._db.execute("UPDATE projects SET on_demand = ? WHERE id = ?", (on_demand, project))
+
+    def projects(self) -> list[Project]:
+        """All projects, oldest first."""
+        return [_project(row) for row in self._db.execute("SELECT * FROM projects ORDER BY rowid")]
+
     def project(self, project_id: int) -> Project | None:
         """The project with this id, if there is one."""
         row = self._one("SELECT * FROM projects WHERE id = ?", str(project_id))
@@ -59,10 +91,50 @@ class Directory(Database):
             raise UsageError(f"there is no project {project_id}")
         return project
 
+    def make_project_key(self, project_id: int) -> ProjectKey:
+        """Make a key of the project.
+
+        Raises:
+            UsageError: There is no such project.
+        """
+        with self._transaction():
+            key = ProjectKey(self.existing_project(project_id).id, new_secret(100))
+            self._db.execute("INSERT INTO project_keys VALUES (?, ?)", (key.key, str(project_id)))
+        return key
+
+    def add_class(self, project_id: int, name: str) -> None:
+        """Add a device class to the project; one that is there stays.
+
+        Raises:
+            UsageError: There is no such project.
+        """
+        with self._transaction():
+            project = str(self.existing_project(project_id).id)
+            self._db.execute("INSERT OR IGNORE INTO classes VALUES (?, ?)", (project, name))
+
+    def add_app(self, project_id: int, app_id: str) -> None:
+        """Add an app to the project; one that is there stays.
+
+        Raises:
+            UsageError: There is no such project.
+        """
+        with self._transaction():
+            project = str(self.existing_project(project_id).id)
+            self._db.execute("INSERT OR IGNORE INTO apps VALUES (?, ?)", (project, app_id))
+
+    def classes(self, project_id: int) -> list[str]:
+        """The device classes of the project."""
+        rows = self._db.execute("SELECT name FROM classes WHERE project_id = ? ORDER BY rowid", (str(project_id),))
+        return [row["name"] for row in rows]
+
+    def apps(self, project_id: int) -> list[str]:
+        """The ids of the project's apps."""
+        rows = self._db.execute("SELECT id FROM apps WHERE project_id = ? ORDER BY rowid", (str(project_id),))
+        return [row["id"] for row in rows]
+
     def has_class(self, project_id: int, device_class: str) -> bool:
         """Whether the project has this device class."""
-        sql = "SELECT 1 FROM classes WHERE project_id = ? AND name = ?"
-        return self._one(sql, str(project_id), device_class) is not None
+        return device_class in self.classes(project_id)
 
     # Keys ---------------------------------------------------------------------------------------------------------
 
@@ -100,12 +172,52 @@ class Directory(Database):
         row = self._one("SELECT project_id FROM project_keys WHERE key = ?", key)
         return ProjectKey(int(row["project_id"]), key) if row else None
 
+    # Users --------------------------------------------------------------------------------------------------------
+
+    def make_user(self, project_id: int, email: str, password: str, *, name: str = "") -> User:
+        """Make a user, who can sign in at once.
+
+        Raises:
+            UsageError: There is no such project, or it has such a user.
+        """
+        with self._transaction():
+            project = self.existing_project(project_id)
+            if self.user_by_email(project.id, email) is not None:
+                raise UsageError(f"project {project.id} has a user {email} already")
+            user = User(int(self._new_id("user")), project.id, email, name)
+            self._db.execute(
+                "INSERT INTO users (id, project_id, email, password, name) VALUES (?, ?, ?, ?, ?)",
+                (str(user.id), str(project.id), email, password, name),
+            )
+        return user
+
+    def users(self, project_id: int) -> list[User]:
+        """The users of the project, oldest first."""
+        rows = self._db.execute("SELECT * FROM users WHERE project_id = ? ORDER BY rowid", (str(project_id),))
+        return [_user(row) for row in rows]
+
+    def user_by_email(self, project_id: int, email: str) -> User | None:
+        """The project's user with this email address, if there is one."""
+        row = self._one("SELECT * FROM users WHERE project_id = ? AND email = ?", str(project_id), email)
+        return _user(row) if row else None
+
     # Homes --------------------------------------------------------------------------------------------------------
 
     def home(self, home_id: int) -> Home | None:
         """The home with this id, if there is one."""
         row = self._one("SELECT * FROM homes WHERE id = ?", str(home_id))
         return _home(row) if row else None
+
+    def existing_home(self, home_id: int) -> Home:
+        """The home with this id.
+
+        Raises:
+            UsageError: There is none.
+        """
+        home = self.home(home_id)
+        if home is None:
+            raise UsageError(f"there is no home {home_id}")
+        return home
 
     def homes_of(self, user_id: int) -> list[Home]:
         """The homes that the user is a member of, oldest first."""
@@ -115,13 +227,68 @@ class Directory(Database):
         )
         return [_home(row) for row in rows]
 
-    def members(self, home_id: int) -> set[int]:
-        """The ids of the users who are members of the home."""
-        rows = self._db.execute("SELECT user_id FROM members WHERE home_id = ?", (str(home_id),))
-        return {int(row["user_id"]) for row in rows}
+    def homes_of_project(self, project_id: int) -> list[Home]:
+        """The homes of the project, oldest first."""
+        rows = self._db.execute("SELECT * FROM homes WHERE project_id = ? ORDER BY rowid", (str(project_id),))
+        return [_home(row) for row in rows]
+
+    def make_home(self, project_id: int, name: str, *, owner_id: int | None = None, now_ns: int) -> Home:
+        """Make a home, with this user as its owner if one is named."""
+        with self._transaction():
+            home = Home(int(self._new_id("home")), project_id, name, now_ns)
+            self._db.execute("INSERT INTO homes VALUES (?, ?, ?, ?)", (str(home.id), str(project_id), name, now_ns))
+            if owner_id is not None:
+                self._add_member(str(home.id), str(owner_id), "owner", now_ns)
+        return home
+
+    def rename_home(self, home_id: int, name: str) -> None:
+        """Give the home another name."""
+        with self._transaction():
+            self._db.execute("UPDATE homes SET name = ? WHERE id = ?", (name, str(home_id)))
+
+    # Members ------------------------------------------------------------------------------------------------------
+
+    def members(self, home_id: int) -> dict[int, Member]:
+        """The members of the home by their users' ids, oldest first."""
+        rows = self._db.execute(
+            "SELECT members.*, email, name FROM members JOIN users ON users.id = user_id WHERE home_id = ?"
+            " ORDER BY members.rowid",
+            (str(home_id),),
+        )
+        members = (
+            Member(int(row["user_id"]), row["email"], row["name"], row["role"], row["creation_ns"]) for row in rows
+        )
+        return {member.user_id: member for member in members}
+
+    def set_member(self, home_id: int, user_id: int, role: Role, *, now_ns: int) -> None:
+        """Make the user a member of the home, or give a member another role.
+
+        Raises:
+            MemberError: No owner would be left.
+        """
+        with self._transaction():
+            self._add_member(str(home_id), str(user_id), role, now_ns)
+            self._db.execute(
+                "UPDATE members SET role = ? WHERE home_id = ? AND user_id = ?", (role, str(home_id), str(user_id))
+            )
+            self._check_owner(home_id)
+
+    def remove_member(self, home_id: int, user_id: int) -> None:
+        """End the user's membership of the home.
+
+        Raises:
+            MemberError: No owner would be left.
+        """
+        with self._transaction():
+            self._db.execute("DELETE FROM members WHERE home_id = ? AND user_id = ?", (str(home_id), str(user_id)))
+            self._check_owner(home_id)
 
     def _add_member(self, home_id: str, user_id: str, role: Role, now_ns: int) -> None:
         self._db.execute("INSERT OR IGNORE INTO members VALUES (?, ?, ?, ?)", (home_id, user_id, role, now_ns))
+
+    def _check_owner(self, home_id: int) -> None:
+        if not self._one("SELECT 1 FROM members WHERE home_id = ? AND role = 'owner'", str(home_id)):
+            raise MemberError(f"home {home_id} would have no owner")
 
 
 def _project(row: sqlite3.Row) -> Project:
@@ -130,3 +297,7 @@ def _project(row: sqlite3.Row) -> Project:
 
 def _home(row: sqlite3.Row) -> Home:
     return Home(int(row["id"]), int(row["project_id"]), row["name"], row["creation_ns"])
+
+
+def _user(row: sqlite3.Row) -> User:
+    return User(int(row["id"]), int(row["project_id"]), row["email"], row["name"])

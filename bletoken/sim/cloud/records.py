@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from bletoken.errors import UsageError
+
 Role = Literal["owner", "member"]
 """What a member of a home may do: only an owner may change who its members are."""
 
@@ -69,6 +71,20 @@ class Member:
     name: str
     role: Role
     creation_ns: int
+
+
+@dataclass(frozen=True)
+class Token:
+    """What is known of a provisioning token, without the token.
+
+    Attributes:
+        used_ns: When it was redeemed; None while it was not.
+    """
+
+    device_class: str
+    tag: str
+    expires_ns: int
+    used_ns: int | None
 
 
 @dataclass(frozen=True)
@@ -141,3 +157,10 @@ class ClaimError(Exception):
     def __init__(self, why: Literal["unknown", "in home", "not claimable"]) -> None:
         super().__init__(why)
         self.why: Literal["unknown", "in home", "not claimable"] = why
+
+
+class MemberError(UsageError):
+    """A home would be left without an owner.
+
+    Make another member an owner first.
+    """

@@ -62,6 +62,24 @@ class Settings:
             claimed when a user removes it, with its key and claim code. If not, it is gone, like one made on demand.
         event_without_home_taken: Whether the event of a device without a home is taken (and lost); else it is refused
             as `not_member`.
+        device_offline: The answer to a command for a device that is not connected.
+        connections_of_device: How many command sockets a device may have at once (MODE's documents say 5).
+        connections_refused: The answer to one more.
+        connection_events_of_each: Whether every socket of a device makes `_deviceConnected_` and `_deviceDisconnected_`
+            events; else the first that opens and the last that closes do.
+        requests_of_device: How many requests a device may make in a minute (MODE's documents say 600); 0: any number.
+        requests_of_user: The same for a session key (1500; a development environment's 600).
+        requests_of_project_key: The same for a project's key (3000).
+        requests_of_project: The same for all keys of a project together (6000).
+        retry_after_form: What `Retry-After` says: `seconds`, or an `http-date`.
+        home_status: The status of a successful `POST /homes`.
+        homes_of_user: How many homes a user may be a member of.
+        homes_exceeded: The answer to one more.
+        member_status: The status of a successful `POST /homes/{id}/members`.
+        member_unknown: The answer to a new member whom the project does not know; MODE would send an invitation.
+        member_exists: The answer to a new member who is one already.
+        last_owner: The answer where a home would be left without an owner.
+        owners_only: The answer to a member who is no owner and changes the members of the home, or deletes it.
         first_device_id: The id of the first device of an empty database.
         session_lifetime_s: Seconds until a user's session key expires.
         timestamp_digits: Fractional digits of timestamps: 0, 3 or 9.
@@ -95,6 +113,23 @@ class Settings:
     claim_in_home: Refusal = Refusal(403, "DEVICE_ALREADY_IN_HOME")
     removed_device_kept: bool = True
     event_without_home_taken: bool = True
+    device_offline: Refusal = Refusal(409, "DEVICE_OFFLINE")
+    connections_of_device: int = 5
+    connections_refused: Refusal = Refusal(429, "RATE_LIMIT_EXCEEDED")
+    connection_events_of_each: bool = False
+    requests_of_device: int = 600
+    requests_of_user: int = 1500
+    requests_of_project_key: int = 3000
+    requests_of_project: int = 6000
+    retry_after_form: str = "seconds"
+    home_status: int = 201
+    homes_of_user: int = 100
+    homes_exceeded: Refusal = Refusal(403, "EXCEEDED_MAX_HOMES")
+    member_status: int = 201
+    member_unknown: Refusal = Refusal(404, "NOT_FOUND")
+    member_exists: Refusal = Refusal(403, "MEMBER_EXISTS")
+    last_owner: Refusal = Refusal(403, "LAST_OWNER")
+    owners_only: Refusal = Refusal(403, "PERMISSION_DENIED")
     first_device_id: int = 1001
     session_lifetime_s: float = 30 * 24 * 3600.0
     timestamp_digits: int = 9
@@ -117,6 +152,15 @@ class Settings:
             "claim_longest_s": 1 <= self.claim_longest_s <= 10 * 365 * 24 * 3600,
             "claim_off": self.claim_off in ("empty", "time", "nothing"),
             "claim_status": self.claim_status in (200, 201),
+            "connections_of_device": self.connections_of_device >= 0,
+            "requests_of_device": self.requests_of_device >= 0,
+            "requests_of_user": self.requests_of_user >= 0,
+            "requests_of_project_key": self.requests_of_project_key >= 0,
+            "requests_of_project": self.requests_of_project >= 0,
+            "retry_after_form": self.retry_after_form in ("seconds", "http-date"),
+            "home_status": self.home_status in (200, 201),
+            "homes_of_user": self.homes_of_user >= 0,
+            "member_status": self.member_status in (200, 201),
             "first_device_id": 0 <= self.first_device_id <= MAX_ID,
             "session_lifetime_s": 0 <= self.session_lifetime_s <= 10 * 365 * 24 * 3600,
             "timestamp_digits": self.timestamp_digits in (0, 3, 9),

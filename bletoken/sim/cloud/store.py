@@ -10,7 +10,7 @@ import sqlite3
 from bletoken.errors import UsageError
 from bletoken.sim.cloud.database import new_secret
 from bletoken.sim.cloud.directory import Directory
-from bletoken.sim.cloud.records import ClaimError, Device, ProjectKey, Session, TokenError
+from bletoken.sim.cloud.records import ClaimError, Device, ProjectKey, Session, Token, TokenError
 
 
 class Store(Directory):
@@ -34,6 +34,11 @@ class Store(Directory):
                 (token, str(home_id), device_class, tag, expires_ns),
             )
         return token
+
+    def tokens(self, home_id: int) -> list[Token]:
+        """The home's tokens, oldest first, used and expired ones, too."""
+        rows = self._db.execute("SELECT * FROM tokens WHERE home_id = ? ORDER BY rowid", (str(home_id),))
+        return [Token(row["device_class"], row["tag"], row["expires_ns"], row["used_ns"]) for row in rows]
 
     def redeem(self, token: str, *, now_ns: int, single_use: bool = True, keep_tag: bool = True) -> Device:
         """Consume the token and make its device, both or neither.
@@ -145,6 +150,17 @@ class Store(Directory):
         row = self._one("SELECT * FROM devices WHERE id = ?", str(device_id))
         return _device(row) if row else None
 
+    def existing_device(self, device_id: int) -> Device:
+        """The device with this id.
+
+        Raises:
+            UsageError: There is none.
+        """
+        device = self.device(device_id)
+        if device is None:
+            raise UsageError(f"there is no device {device_id}")
+        return device
+
     def devices(self, home_id: int | None = None) -> list[Device]:
         """The devices of a home, or all of them, oldest first."""
         rows = self._db.execute(
@@ -153,26 +169,91 @@ class Store(Directory):
         )
         return [_device(row) for row in rows]
 
-    def change_device(self, device_id: int, *, name: str | None = None, tag: str | None = None) -> None:
-        """Set the name, the tag, or both."""
+    def devices_of_project(self, project_id: int) -> list[Device]:
+        """The devices of a project, in homes or not, oldest first."""
+        rows = self._db.execute("SELECT * FROM devices WHERE project_id = ? ORDER BY rowid", (str(project_id),))
+        return [_device(row) for row in rows]
+
+    def change_device(
+        self,
+        device_id: int,
+        *,
+        name: str | None = None,
+        tag: str | None = None,
+        home_id: int | None = None,
+        claim_code: str | None = None,
+    ) -> bool:
+        """Set whatever is given; a new home ends the claim mode.
+
+        Returns:
+            False, and nothing is changed, where another device has this claim code, or the home is another project's.
+        """
+        home = None if home_id is None else str(home_id)
+        with self._transaction():
+            if claim_code is not None and self._one(
+                "SELECT 1 FROM devices WHERE claim_code = ? AND id != ?", claim_code, str(device_id)
+            ):
+                return False
+            if home is not None and not self._one(
+                "SELECT 1 FROM devices JOIN homes USING (project_id) WHERE devices.id = ? AND homes.id = ?",
+                str(device_id),
+                home,
+            ):
+                return False
+            self._db.execute(
+                "UPDATE devices SET name = coalesce(?1, name), tag = coalesce(?2, tag),"
+                " home_id = coalesce(?3, home_id), claim_expires_ns = iif(?3 IS NULL, claim_expires_ns, NULL),"
+                " claim_code = coalesce(?4, claim_code) WHERE id = ?5",
+                (name, tag, home, claim_code, str(device_id)),
+            )
+        return True
+
+    def note_connection(
+        self, device_id: int, *, connect_ns: int | None = None, disconnect_ns: int | None = None
+    ) -> None:
+        """Remember when the device opened or closed a command socket."""
         with self._transaction():
             self._db.execute(
-                "UPDATE devices SET name = coalesce(?, name), tag = coalesce(?, tag) WHERE id = ?",
-                (name, tag, str(device_id)),
+                "UPDATE devices SET connect_ns = coalesce(?, connect_ns), disconnect_ns = coalesce(?, disconnect_ns)"
+                " WHERE id = ?",
+                (connect_ns, disconnect_ns, str(device_id)),
             )
 
-    def release_device(self, device_id: int) -> None:
-        """Take the device out of its home; its key stays valid, and it can be claimed again."""
+    def remove_device(self, device_id: int, *, keep: bool = True) -> None:
+        """Take the device out of its home.
+
+        Args:
+            device_id: The device.
+            keep: Whether one that was made ahead of time keeps its key and can be claimed again. Otherwise it is gone,
+                like one that was made on demand.
+        """
         with self._transaction():
-            self._db.execute(
-                "UPDATE devices SET home_id = NULL, claim_ns = NULL, claim_expires_ns = NULL WHERE id = ?",
-                (str(device_id),),
-            )
+            self._remove([(str(device_id),)], keep=keep)
 
     def delete_device(self, device_id: int) -> None:
-        """Remove the device; its key is nobody's from then on."""
+        """Delete the device; its key is nobody's from then on."""
         with self._transaction():
             self._db.execute("DELETE FROM devices WHERE id = ?", (str(device_id),))
+
+    def delete_home(self, home_id: int, *, keep: bool = True) -> None:
+        """Delete the home with its members and tokens; its devices are removed as `remove_device` says."""
+        home = str(home_id)
+        with self._transaction():
+            self._remove([(str(device.id),) for device in self.devices(home_id)], keep=keep)
+            self._db.execute("DELETE FROM tokens WHERE home_id = ?", (home,))
+            self._db.execute("DELETE FROM members WHERE home_id = ?", (home,))
+            self._db.execute("DELETE FROM homes WHERE id = ?", (home,))
+
+    def _remove(self, ids: list[tuple[str]], *, keep: bool) -> None:
+        if keep:
+            self._db.executemany(
+                "UPDATE devices SET home_id = NULL, claim_ns = NULL, claim_expires_ns = NULL"
+                " WHERE id = ? AND claim_code IS NOT NULL",
+                ids,
+            )
+        # A device without a claim code could never come into a home again.
+        condition = "AND claim_code IS NULL" if keep else ""
+        self._db.executemany(f"DELETE FROM devices WHERE id = ? {condition}", ids)  # noqa: S608 - a condition of ours
 
     def _insert_device(self, device: Device) -> Device:
         self._db.execute(

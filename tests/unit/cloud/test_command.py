@@ -78,6 +78,51 @@ def test_what_is_redeemed_survives_being_killed(tmp_path: Path) -> None:
         assert client.post("/devices", json={"token": tokens[1]}).json()["id"] == device["id"] + 1
 
 
+def test_a_claim_window_and_a_claim_survive_being_killed(tmp_path: Path) -> None:
+    db = str(tmp_path / "mode.db")
+    devices: list[dict[str, Any]] = []
+    seed: dict[str, Any] = {}
+
+    def headers(key: str) -> dict[str, str]:
+        return {"Authorization": f"ModeCloud {key}"}
+
+    def claim(client: httpx.Client, device: dict[str, Any]) -> httpx.Response:
+        body = {"homeId": seed["homeId"], "claimCode": device["claimCode"]}
+        return client.post("/devices", json=body, headers=headers(seed["userKey"]))
+
+    @contextmanager
+    def killed_in_the_end() -> Iterator[httpx.Client]:
+        with (
+            started("--json", "--db", db) as (process, line),
+            httpx.Client(base_url=json.loads(line)["url"], trust_env=False) as client,
+        ):
+            yield client
+            process.kill()
+            process.wait()
+
+    with killed_in_the_end() as client:
+        seed |= client.post("/_sim/seed", json={"onDemand": False}).json()
+        devices += [client.post("/_sim/devices").json() for _ in range(3)]
+        for device, window in zip(devices, [{"claimable": 1, "duration": 300}, {"claimable": 0}], strict=False):
+            body = {"deviceId": device["id"], **window}
+            answer = client.post("/deviceRegistration", data=body, headers=headers(device["apiKey"]))
+            assert answer.status_code == 200
+        opened = client.get("/_sim/devices?secrets=1").json()
+    with killed_in_the_end() as client:
+        assert client.get("/_sim/devices?secrets=1").json() == opened
+        assert [each["claimable"] for each in opened] == [True, False, False]
+        assert [claim(client, device).status_code for device in devices] == [201, 403, 403]
+        path = f"/devices/{devices[0]['id']}"
+        claimed = client.get(path, headers=headers(devices[0]["apiKey"])).json()
+        assert claimed["homeId"] == seed["homeId"]
+    with killed_in_the_end() as client:
+        assert client.get(path, headers=headers(devices[0]["apiKey"])).json() == claimed
+        assert claim(client, devices[0]).json() == {"reason": "DEVICE_ALREADY_IN_HOME"}
+        body = {"deviceId": devices[0]["id"], "claimable": 1, "duration": 60}
+        answer = client.post("/deviceRegistration", data=body, headers=headers(devices[0]["apiKey"]))
+        assert answer.json() == {"reason": "DEVICE_ALREADY_IN_HOME"}
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot send a program these signals")
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_signal_stops_it_cleanly_in_the_middle_of_everything(number: signal.Signals) -> None:

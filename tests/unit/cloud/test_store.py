@@ -143,7 +143,7 @@ def test_seeding_again_finds_what_is_there_and_makes_what_is_not() -> None:
         assert store.seed(Seed(password="new"), now_ns=2) == (user, home)
         other, same_home = store.seed(Seed(email="other@example.com"), now_ns=3)
         assert (other != user, same_home) == (True, home)
-        assert store.members(home) == {user, other}
+        assert store.members(home).keys() == {user, other}
         _, other_home = store.seed(Seed(home_name="Cabin", password="new"), now_ns=4)
         assert [each.id for each in store.homes_of(user)] == [home, other_home]
         assert store.sign_in(101, "demo-app", "user@example.com", "new", expires_ns=LATER_NS)
@@ -233,7 +233,7 @@ def test_a_device_can_be_claimed_while_its_window_is_open_and_once() -> None:
         with pytest.raises(ClaimError):
             store.open_claim(device.id, expires_ns=200)
 
-        store.release_device(device.id)
+        store.remove_device(device.id)
         assert why_not(now_ns=99) == "not claimable"
         assert isinstance(store.identify(device.api_key, now_ns=99), Device)
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import httpx
+from websockets.asyncio.client import connect
 
 from bletoken.sim.cloud.server import CloudServer
 
@@ -22,12 +23,32 @@ class World:
         return key_header(self.seed["userKey"])
 
     @property
+    def project(self) -> dict[str, str]:
+        """A key of the seeded project."""
+        return key_header(self.server.store.make_project_key(self.seed["projectId"]).key)
+
+    @property
+    def home_path(self) -> str:
+        return f"/homes/{self.seed['homeId']}"
+
+    @property
     def provisioning_path(self) -> str:
         return f"/homes/{self.seed['homeId']}/deviceProvisioning"
 
     @property
     def socket_url(self) -> str:
         return f"{self.server.url.replace('http', 'ws')}/userSession/websocket"
+
+    def command_url(self, device: dict[str, Any]) -> str:
+        return f"{self.server.url.replace('http', 'ws')}/devices/{device['id']}/command"
+
+    def events(self) -> connect:
+        """The seeded user's web socket of events."""
+        return connect(self.socket_url, additional_headers=self.user, proxy=None)
+
+    def commands(self, device: dict[str, Any]) -> connect:
+        """A command socket of the device."""
+        return connect(self.command_url(device), additional_headers=key_header(device["apiKey"]), proxy=None)
 
     async def token(self, **parameters: str) -> str:
         body = {"deviceClass": self.seed["deviceClass"], **parameters}
@@ -63,6 +84,11 @@ class World:
         """The user's answer to claiming the device for the seeded home."""
         body = {"homeId": self.seed["homeId"], "claimCode": device["claimCode"]}
         return await self.client.post("/devices", json=body, headers=self.user)
+
+    async def housemate(self, email: str = "housemate@example.com") -> "World":
+        """The same MODE as another user of the seeded project sees it, with a home of its own."""
+        answer = await self.client.post("/_sim/seed", json={"email": email, "homeName": email})
+        return World(self.server, self.client, answer.raise_for_status().json())
 
     async def stranger(self) -> "World":
         """The same MODE as a user sees it who shares no home with the first."""

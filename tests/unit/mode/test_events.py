@@ -21,9 +21,9 @@ from bletoken.errors import (
     NotSignedInError,
     UsageError,
 )
-from bletoken.mode.events import MOST_WAITING
 from bletoken.mode.http import LARGEST_OBJECT
 from bletoken.mode.user_api import UserApi
+from bletoken.mode.web_socket import MOST_WAITING
 
 Talk = Callable[[ServerConnection], Awaitable[None]]
 
@@ -110,7 +110,7 @@ async def test_what_is_no_event_is_skipped_and_only_its_length_is_logged(
 
     async with mode(talk) as url, listening(url) as events:
         assert (await anext(events)).event_type == "e2"
-    (record,) = (each for each in caplog.records if each.name == "bletoken.mode.events")
+    (record,) = (each for each in caplog.records if each.name == "bletoken.mode.web_socket")
     assert record.levelno == logging.WARNING
     assert len(record.getMessage()) < 100
 
