@@ -6,7 +6,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from bletoken.sim.cloud.admin import AdminApi
 from bletoken.sim.cloud.answers import RefusedError, error
@@ -41,11 +41,16 @@ def create_app(settings: Settings, store: Store, clock: Callable[[], int]) -> tu
     async def fail(_: HTTPConnection, __: Exception) -> Response:
         return error(Refusal(500, "INTERNAL_ERROR"))
 
+    async def serve_nothing(scope: Scope, receive: Receive, send: Send) -> None:
+        # The router's own answer to a web socket that nothing serves has no body.
+        await error(settings.not_found)(scope, receive, send)
+
     starlette = Starlette(
         routes=routes,
         exception_handlers={RefusedError: refuse, HTTPException: refuse_route, Exception: fail},
     )
     starlette.router.redirect_slashes = False
+    starlette.router.default = serve_nothing
     app: ASGIApp = FaultInjector(starlette, faults)
     app = BodyReader(app, max_body_size=settings.max_body_size)
     app = RequestLogger(app, log, mode_routes)

@@ -237,3 +237,19 @@ async def test_claiming_can_be_made_to_fail_like_everything_else(pool: World) ->
     with pytest.raises(httpx.RemoteProtocolError):
         await pool.claim(device)
     assert refusal(await pool.claim(device)) == (403, "DEVICE_ALREADY_IN_HOME")
+
+
+async def test_neither_the_log_nor_anything_printed_holds_a_key_or_claim_code(
+    pool: World, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", logger="bletoken")
+    caplog.set_level("DEBUG", logger="uvicorn")
+    device = await pool.made_device()
+    await pool.register(device, claimable=True, duration=60)
+    await pool.client.get(f"/devices/1?authToken={device['apiKey']}&claimCode={device['claimCode']}")
+    async with pool.commands(device):
+        await pool.claim(device)
+    said = f"{(await pool.client.get('/_sim/requests')).text}{caplog.text}{capfd.readouterr()}"
+    said += repr(pool.server.store.devices())
+    for secret in (device["apiKey"], device["claimCode"], pool.seed["userKey"]):
+        assert secret not in said

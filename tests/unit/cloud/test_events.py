@@ -58,3 +58,9 @@ async def test_an_event_needs_a_type_and_an_object(world: World, body: dict[str,
     device = await world.device()
     answer = await world.client.put(f"/devices/{device['id']}/event", json=body, headers=key_header(device["apiKey"]))
     assert answer.status_code == 400
+
+
+async def test_a_socket_that_does_not_exist_is_a_404_in_mode_s_form(world: World) -> None:
+    with pytest.raises(InvalidStatus) as caught:
+        await connect(f"{world.socket_url}/nowhere", additional_headers=world.user, proxy=None)
+    assert (caught.value.response.status_code, caught.value.response.body) == (404, b'{"reason":"NOT_FOUND"}')

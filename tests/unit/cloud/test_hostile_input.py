@@ -1,12 +1,9 @@
 import asyncio
-import json
 import socket
 from collections.abc import AsyncIterator
 from urllib.parse import urlsplit
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from unit.cloud.world import StartWorld, World, key_header, until
 
 from bletoken.sim.cloud.answers import RefusedError
@@ -37,22 +34,6 @@ HOSTILE = [
     b"\x00",
 ]
 
-ENDPOINTS = [
-    ("POST", "/auth/user"),
-    ("GET", "/auth"),
-    ("GET", "/homes?userId={user}"),
-    ("GET", "/homes/{home}"),
-    ("POST", "/homes/{home}/deviceProvisioning"),
-    ("GET", "/devices?homeId={home}"),
-    ("POST", "/devices"),
-    ("GET", "/devices/{device}"),
-    ("PATCH", "/devices/{device}"),
-    ("PUT", "/devices/{device}/event"),
-    ("POST", "/_sim/seed"),
-    ("PUT", "/_sim/faults"),
-    ("POST", "/_sim/release"),
-]
-
 
 @pytest.mark.parametrize("body", HOSTILE, ids=lambda body: body[:20].hex())
 async def test_hostile_json_is_a_400_everywhere_a_body_is_read(world: World, body: bytes) -> None:
@@ -65,13 +46,23 @@ async def test_hostile_json_is_a_400_everywhere_a_body_is_read(world: World, bod
         ("POST", "/devices", {}),
         ("PATCH", path, world.user),
         ("PUT", f"{path}/event", own_key),
+        ("POST", "/homes", world.user),
+        ("PATCH", world.home_path, world.user),
+        ("POST", f"{world.home_path}/members", world.user),
+        ("PATCH", f"{world.home_path}/members/{world.seed['userId']}", world.user),
+        ("PUT", f"{path}/command", world.user),
         ("POST", "/_sim/seed", {}),
+        ("POST", "/_sim/devices", {}),
         ("PUT", "/_sim/faults", {}),
         ("POST", "/_sim/release", {}),
     ]:
         typed = {**headers, "Content-Type": "application/json"}
         answer = await world.client.request(method, url, content=body, headers=typed)
         assert (answer.status_code, answer.json()["reason"]) == (400, "INVALID_PARAMETER")
+    # Of this one alone MODE's documents say that it answers 403 to invalid data.
+    typed = {**own_key, "Content-Type": "application/json"}
+    answer = await world.client.post("/deviceRegistration", content=body, headers=typed)
+    assert (answer.status_code, answer.json()["reason"]) == (403, "INVALID_PARAMETER")
 
 
 async def test_hostile_json_inside_a_form_is_a_400(world: World) -> None:
@@ -147,42 +138,6 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_changes_nothing(wo
 async def test_odd_request_lines_are_refused(world: World, line: bytes) -> None:
     answer = await raw(world.server.url, line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
     assert answer[:10] in (b"HTTP/1.1 4", b"HTTP/1.0 4")
-
-
-ANY_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
-    max_leaves=12,
-)
-NAMES = st.sampled_from(
-    [
-        *("projectId", "appId", "email", "password", "deviceClass", "deviceTag", "token", "name", "tag"),
-        *("eventType", "eventData", "homeName", "endpoint", "POST /devices", "GET /auth"),
-    ]
-)
-BODIES = st.one_of(
-    st.binary(max_size=200),
-    ANY_JSON.map(json.dumps).map(str.encode),
-    st.dictionaries(NAMES, ANY_JSON, max_size=6).map(json.dumps).map(str.encode),
-)
-KINDS = st.sampled_from(["application/json", "application/x-www-form-urlencoded", "multipart/form-data", "", "é"])
-
-
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(endpoint=st.sampled_from(ENDPOINTS), body=BODIES, kind=KINDS, as_device=st.booleans())
-async def test_no_body_on_any_endpoint_is_a_5xx(
-    world: World, endpoint: tuple[str, str], body: bytes, kind: str, as_device: bool
-) -> None:
-    if not world.server.store.devices():
-        world.seed["device"] = await world.device()
-    device = world.seed["device"]
-    url = endpoint[1].format(user=world.seed["userId"], home=world.seed["homeId"], device=device["id"])
-    key = device["apiKey"] if as_device else world.seed["userKey"]
-    headers = {b"Authorization": f"ModeCloud {key}".encode(), b"Content-Type": kind.encode()}
-    answer = await world.client.request(endpoint[0], url, content=body, headers=headers)
-    world.server.faults.clear()
-    assert answer.status_code < 500
-    json.loads(answer.content or b"null")
 
 
 async def test_a_body_sent_with_get_is_ignored(world: World) -> None:
