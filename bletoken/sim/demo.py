@@ -36,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add this command's options to its parser."""
     parser.add_argument("--json", action="store_true", help="one JSON object a line, the result last")
     parser.add_argument(
+        "--claim",
+        action="store_true",
+        help="a device made ahead of time, which hands its claim code over, instead of one that takes a token",
+    )
+    parser.add_argument(
         "--mtu", type=int, default=247, help="the ATT MTU of the link, 23 to 517 (default: %(default)s)"
     )
     parser.add_argument(
@@ -76,7 +81,8 @@ async def _run(args: argparse.Namespace) -> int:
         radio = await air.expect("listening")
         seed = mode["seed"]
         _prepare(folder, mode_url=mode["url"], radio=radio["radio"], seed=seed)
-        await _finish(tell, "device", "bletoken-peripheral", "init", "--json", *_config(folder))
+        maker = await _made_ahead(tell, folder, seed) if args.claim else []
+        await _finish(tell, "device", "bletoken-peripheral", "init", "--json", *_config(folder), *maker)
         await _finish(tell, "device", "bletoken-peripheral", "label", "--png", f"{folder}/label.png", *_config(folder))
         peripheral = await stack.enter_async_context(
             _program(tell, "device", ["bletoken-peripheral", "run", "--json", *_config(folder)])
@@ -84,7 +90,7 @@ async def _run(args: argparse.Namespace) -> int:
         await peripheral.expect("advertising")
         set_up_s = time.monotonic() - began_at
         companion = await stack.enter_async_context(
-            _program(tell, "companion", _provision(args, folder, mode["url"], radio["radio"], seed))
+            _program(tell, "companion", _onboard(args, folder, mode["url"], radio["radio"], seed))
         )
         result = await companion.result()
         if not result.get("ok"):
@@ -105,9 +111,10 @@ async def _run(args: argparse.Namespace) -> int:
     if args.json:
         console.say_json(summary)
     else:
+        what = "claim code" if args.claim else "token"
         console.say(
             f"\nDevice {result['device_id']} is in home {result['home_id']}, its event {result['event']!r} came,"
-            f" and MODE accepts its key.\nThe token took {att_requests} ATT requests (subscribe, read, write) and"
+            f" and MODE accepts its key.\nThe {what} took {att_requests} ATT requests (subscribe, read, write) and"
             f" {phases['total']:.2f} s from the first advert sought to the device in the home.\n"
             f"Its credentials are in {checked}"
         )
@@ -127,14 +134,24 @@ def _config(folder: Path) -> list[str]:
     return ["--config", f"{folder}/peripheral.toml"]
 
 
-def _provision(args: argparse.Namespace, folder: Path, mode_url: str, radio: str, seed: Mapping[str, Any]) -> list[str]:
+async def _made_ahead(tell: "_Teller", folder: Path, seed: Mapping[str, Any]) -> list[str]:
+    """Do in the Developer Console what the device's maker does; what `init` is to be told of it."""
+    project = ["--project", str(seed["projectId"]), "--db", f"{folder}/mode.sqlite", "--json"]
+    cloud = ["bletoken-sim", "cloud"]
+    await _finish(tell, "MODE", *cloud, "project", "on-demand", "off", *project)
+    files = ["--key-file", f"{folder}/api-key", "--claim-code-file", f"{folder}/claim-code"]
+    made = await _finish(tell, "MODE", *cloud, "device", "add", "--class", str(seed["deviceClass"]), *files, *project)
+    return ["--device-id", str(made["id"]), "--api-key-file", f"{folder}/api-key", *files[2:]]
+
+
+def _onboard(args: argparse.Namespace, folder: Path, mode_url: str, radio: str, seed: Mapping[str, Any]) -> list[str]:
+    command = ["claim"] if args.claim else ["provision", "--class", str(seed["deviceClass"])]
     return [
-        *("bletoken-central", "provision", "--json"),
+        *("bletoken-central", *command, "--json"),
         *("--radio", f"{radio}?mtu={args.mtu}"),
         *("--mode-url", mode_url),
         *("--session-key-file", f"{folder}/session-key"),
         *("--home", str(seed["homeId"])),
-        *("--class", str(seed["deviceClass"])),
         *("--qr", f"{folder}/label.png"),
     ]
 
@@ -265,12 +282,13 @@ async def _program(tell: _Teller, who: str, command: list[str]) -> AsyncIterator
         await listening
 
 
-async def _finish(tell: _Teller, who: str, *command: str) -> None:
-    """Run a program to its end."""
+async def _finish(tell: _Teller, who: str, *command: str) -> dict[str, Any]:
+    """Run a program to its end; what it said last."""
     async with _program(tell, who, list(command)) as program:
         result = await program.result()
         if program.process.returncode != 0:
             raise DemoFailedError(f"{command[0]} {command[1]} failed: {result.get('message', 'no message')}")
+        return result
 
 
 def _path_of(name: str) -> str:

@@ -49,7 +49,7 @@ IN_HOME_REASON: Final = "DEVICE_ALREADY_IN_HOME"
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
 
-_FIRST_LOOK_S: Final = 0.25
+_FIRST_LOOK_S: Final = 0.1
 """A companion claims the device as soon as it has the code, and then waits for the device's event."""
 
 _LONGEST_LOOK_S: Final = 5.0

@@ -132,7 +132,64 @@ async def test_programs_at_debug_give_no_secret_away(tmp_path: Path, case: str) 
         canary.check()
 
 
-@pytest.mark.parametrize("case", [*FAULTS, "wrong PIN", "wrong session", "provision"])
+CLAIM_FAULTS = {
+    "success": None,
+    "refused": Fault(error=ErrorAnswer(status=403, reason="DEVICE_NOT_CLAIMABLE")),
+    "lost": Fault(drop="after", count=1),
+    "garbled": Fault(error=ErrorAnswer(status=201, body='{"id": "x"', content_type="application/json")),
+}
+
+
+@pytest.mark.parametrize("case", list(CLAIM_FAULTS))
+async def test_programs_at_debug_give_no_claim_code_away(tmp_path: Path, case: str) -> None:
+    snoop = tmp_path / "air.btsnoop"
+    async with open_bench(Processes(), tmp_path, btsnoop=snoop) as bench:
+        device = await bench.pre_provisioned()
+        assert device.credentials is not None
+        canary = Canary(
+            {
+                **code_secrets(device),
+                "session key": bench.seed["userKey"],
+                "claim code": device.claim_code,
+                "API key": device.credentials.api_key,
+            }
+        )
+        own = tmp_path / "own"
+        own.mkdir()
+        (own / "code").write_text(device.label.qr.text)
+        (own / "key").write_text(bench.seed["userKey"])
+        (own / "claim-code").write_text(device.claim_code)
+        fault = CLAIM_FAULTS[case]
+        if fault is not None:
+            bench.mode.faults.arm("POST /devices", fault)
+            bench.mode.faults.arm("POST /deviceRegistration", Fault(drop="after", count=1))
+        peripheral = await start(
+            [*command_of("bletoken_peripheral"), "run", "--verbose", "--config", str(device.config)]
+        )
+        recording = asyncio.create_task(record("device", canary, peripheral))
+        claim = ["claim", "--verbose", "--mode-url", bench.mode.url, "--session-key-file", str(own / "key")]
+        over_the_air = ["--radio", bench.hub.radio, "--code-file", str(own / "code")]
+        typed = ["--claim-code-file", str(own / "claim-code")]
+        central = await start([*command_of("bletoken_central"), *claim, *over_the_air])
+        await record("companion", canary, central)
+        assert (central.returncode == 0) == (case in ("success", "lost")), canary.seen["the companion's log"][-2000:]
+        central = await start([*command_of("bletoken_central"), *claim, *typed])
+        await record("companion without Bluetooth", canary, central)
+        assert central.returncode != 0
+        button = await start([*command_of("bletoken_peripheral"), "claim", "--verbose", "--config", str(device.config)])
+        await record("button", canary, button)
+        peripheral.terminate()
+        await recording
+        canary.seen["the air"] = snoop.read_bytes()
+        canary.seen["what MODE was asked"] = repr(bench.mode.log.to_json()).encode()
+        for path in tmp_path.rglob("*"):
+            private = ("setup-code.json", "credentials.json", "claim.json")
+            if path.is_file() and path.parent != own and path.name not in private:
+                canary.seen[str(path)] = path.read_bytes()
+        canary.check()
+
+
+@pytest.mark.parametrize("case", [*FAULTS, "wrong PIN", "wrong session", "provision", "claim"])
 async def test_logs_and_errors_inside_a_process_give_no_secret_away(
     tmp_path: Path, case: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -140,9 +197,9 @@ async def test_logs_and_errors_inside_a_process_give_no_secret_away(
     # At DEBUG httpcore shows headers; the command lines never let it.
     logging.getLogger("httpcore").setLevel(logging.INFO)
     async with open_bench(InProcess(), tmp_path) as bench:
-        device = bench.device(retry_s=1)
-        await device.start()
         token = await bench.token()
+        device = await bench.pre_provisioned() if case == "claim" else bench.device(retry_s=1)
+        await device.start()
         canary = Canary({**code_secrets(device), "session key": bench.seed["userKey"], "token": token})
         fault = FAULTS.get(case)
         if fault is not None:
@@ -163,6 +220,11 @@ async def test_logs_and_errors_inside_a_process_give_no_secret_away(
                     await companion.provision(
                         code, home_id=bench.seed["homeId"], device_class=bench.seed["deviceClass"]
                     )
+                elif case == "claim":
+                    canary.secrets["claim code"] = device.claim_code
+                    texts.append(repr(device.folder.read_claim()))
+                    await companion.claim(code, home_id=bench.seed["homeId"])
+                    await companion.claim_typed(device.claim_code, home_id=bench.seed["homeId"])
                 else:
                     await bench.push(code, token)
         except BletokenError as error:

@@ -292,3 +292,28 @@ def test_an_example_is_short(example: Path, longest: int) -> None:
 def test_the_python_in_the_readme_compiles() -> None:
     for block in (ROOT / "README.md").read_text(encoding="utf-8").split("```python\n")[1:]:
         compile(block.partition("```")[0], "README.md", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
+
+
+@pytest.mark.parametrize("mechanism", ["on demand", "made ahead"])
+async def test_a_device_onboarded_over_the_air_uses_its_key_also_after_its_restart(
+    bench: Bench, mechanism: str
+) -> None:
+    device = bench.device() if mechanism == "on demand" else await bench.pre_provisioned()
+    key, file = bench.seed["userKey"], str(device.folder.path / "credentials.json")
+    consumer = await start(CONSUMER, "--wait", file)
+    try:
+        await device.start()
+        code = device.label.qr
+        outcome = await (bench.provision(code) if mechanism == "on demand" else bench.claim(code))
+        assert outcome.exit_code == 0, outcome
+        assert outcome.device_id is not None
+        await next_line(consumer, "connected")
+        await command_and_answer(bench.mode.url, key, outcome.device_id, consumer, "shine")
+        await device.kill()
+        await kill(consumer)
+        await device.start()
+        consumer = await start(CONSUMER, file)
+        await next_line(consumer, "connected")
+        await command_and_answer(bench.mode.url, key, outcome.device_id, consumer, "shine-again")
+    finally:
+        await end(consumer)
