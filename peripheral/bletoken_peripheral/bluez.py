@@ -100,6 +100,7 @@ class _Claim:
     """
 
     def __init__(self, adapter: Adapter) -> None:
+        self.address = adapter.address
         address = adapter.address if re.fullmatch(r"[0-9A-Fa-f:]{17}", adapter.address) else adapter.name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -261,11 +262,6 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             raise RadioUnavailableError(
                 "the Bluetooth service (bluetoothd) does not run; start it: systemctl start bluetooth"
             )
-        adapter = self._adapters.usable
-        if adapter is None:
-            raise RadioUnavailableError(self._adapters.what_is_missing)
-        self._adapters.keep(adapter)
-        self._claim = _Claim(adapter)
         self.bus.export(self.app.path, self.app)
         try:
             await self._register()
@@ -290,9 +286,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             self._peers.all_vanished()
             if self.bus is not None:
                 self.bus.close()
-            if self._claim is not None:
-                self._claim.release()
-                self._claim = None
+            self._release()
         return True
 
     async def is_connected(self) -> bool:
@@ -317,11 +311,11 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         if path is not None:
             self._disconnect(path)
 
-    def updatevalue_of(self, service_uuid: str, char_uuid: str) -> bool:
+    def update_value(self, service_uuid: str, char_uuid: str) -> bool:
         """Notify every subscriber of a characteristic's value; returns whether there was anybody to tell."""
         if not self._app_is_registered or self.bus is None or not self.bus.connected:
             return False
-        return bool(super().updatevalue_of(service_uuid, char_uuid))
+        return bool(super().update_value(service_uuid, char_uuid))
 
     # Registering -----------------------------------------------------------------------------------------------------
 
@@ -378,6 +372,11 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         adapter = self._adapters.usable
         if adapter is None:
             raise RadioUnavailableError(self._adapters.what_is_missing)
+        if self._claim is None or self._claim.address != adapter.address:
+            # It is another one than before: somebody has changed the dongle.
+            self._release()
+            self._claim = _Claim(adapter)
+            self._adapters.prefer(adapter)
         if not self._app_is_registered:
             try:
                 await self._ask(adapter.path, GATT_MANAGER, "RegisterApplication", self.app.path, {}, takes="oa{sv}")
@@ -398,6 +397,11 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             self._advert_name = name
             self._registered_at = self.loop.time()
         self._is_on_air = True
+
+    def _release(self) -> None:
+        if self._claim is not None:
+            self._claim.release()
+            self._claim = None
 
     def _check(self, epoch: int) -> None:
         if epoch != self._epoch:

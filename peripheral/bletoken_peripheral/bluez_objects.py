@@ -224,22 +224,25 @@ class Adapters:
             return f"the Bluetooth adapter {adapter.name} is switched off; {_SWITCH_ON}"
         return f"the Bluetooth adapter {adapter.name} cannot advertise over Bluetooth LE; name another"
 
-    def keep(self, adapter: Adapter) -> None:
-        """Stay with this adapter, whatever its name is when it comes back."""
+    def prefer(self, adapter: Adapter) -> None:
+        """Take this adapter again when it comes back, whatever its name is then."""
         self._address = adapter.address
 
     @property
     def _ours(self) -> Adapter | None:
-        candidates = sorted(self._known.values(), key=lambda a: (not a.is_complete, not a.is_powered, a.path))
-        for adapter in candidates:
-            if self._address is not None:
-                if adapter.address == self._address:
-                    return adapter
-            # HACK: bless looks for the name anywhere in the path, so that "hci1" finds "hci10".
-            # Seen with bless 0.3.0; goes with the first release that compares whole names.
-            elif self._wanted in (None, adapter.name) or str(self._wanted).upper() == adapter.address.upper():
-                return adapter
-        return None
+        def rank(adapter: Adapter) -> tuple[bool, bool, bool, str]:
+            return adapter.address != self._address, not adapter.is_complete, not adapter.is_powered, adapter.path
+
+        return min((adapter for adapter in self._known.values() if self._will_do(adapter)), key=rank, default=None)
+
+    def _will_do(self, adapter: Adapter) -> bool:
+        # HACK: bless looks for the name anywhere in the path, so that "hci1" finds "hci10". Seen with bless 0.3.0; goes
+        # with the first release that compares whole names.
+        return (
+            self._wanted in (None, adapter.name)
+            or str(self._wanted).upper() == adapter.address.upper()
+            or adapter.address == self._address
+        )
 
 
 def value_of(properties: Mapping[str, Any], name: str, kind: type[T]) -> T | None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -468,7 +469,7 @@ async def test_bluetoothd_that_finds_its_adapter_late_is_waited_for(
     for _ in range(3):
         await bluez.kill()
         await bluez.start()
-    bluez.plug("hci1", "11:11:11:11:11:11")
+    bluez.plug("hci1", "11:11:11:11:11:11", powered=False)
     bluez.plug(address=address_of(server), without=[ADVERT_MANAGER])
     path = "/org/bluez/hci0"
     bluez.objects[path][ADVERT_MANAGER] = {}
@@ -487,6 +488,31 @@ async def test_an_adapter_that_comes_back_under_another_name_is_the_same(
     bluez.plug("hci7", address_of(server))
     await companions.hear("back")
     assert list(bluez.apps) == ["/org/bluez/hci7"]
+
+
+@pytest.mark.parametrize("radio", ["system", "system:hci0"])
+async def test_another_adapter_in_its_place_will_do(bluez: FakeBlueZ, companions: Companions, radio: str) -> None:
+    async with GattServer(radio, NAME, companions):
+        bluez.unplug()
+        await companions.hear("away")
+        bluez.plug("hci0", fresh_address())
+        await companions.hear("back")
+        assert len(bluez.adverts) == 1
+        # And it is claimed: nobody else gets it.
+        with pytest.raises(RadioUnavailableError, match="another bletoken-peripheral"):
+            async with GattServer(radio, NAME, Companions()):
+                pass
+
+
+async def test_a_named_adapter_is_not_replaced_by_another(bluez: FakeBlueZ, companions: Companions) -> None:
+    async with GattServer("system:hci0", NAME, companions) as server:
+        address = address_of(server)
+        bluez.unplug()
+        await companions.hear("away")
+        bluez.plug("hci1", fresh_address())
+        bluez.plug("hci0", address)
+        await companions.hear("back")
+        assert list(bluez.apps) == ["/org/bluez/hci0"]
 
 
 async def test_an_adapter_switched_off_and_on_carries_on(
@@ -557,8 +583,13 @@ async def test_a_power_cut_in_the_middle_of_a_registration_is_seen(
 async def test_a_bus_that_ends_is_the_end_of_the_radio(
     bluez: FakeBlueZ, server: GattServer, companions: Companions
 ) -> None:
+    bluez.appears(A)
+    await companions.hear("connected 0")
     server._server.bus._sock.shutdown(2)
+    await companions.hear("disconnected 0")
     await companions.hear("lost")
+    server._mtus[companions.peers[0]] = 0
+    server.send(companions.peers[0], b"anybody?")
 
 
 # What cannot be -----------------------------------------------------------------------------------------------------
@@ -626,15 +657,15 @@ async def test_a_bus_that_hangs_up_at_once_does_not_hang_us_up(
 
 @pytest.mark.parametrize("by", ["name", "address"])
 async def test_an_adapter_can_be_named(bluez: FakeBlueZ, companions: Companions, by: str) -> None:
-    bluez.plug("hci10", "10:10:10:10:10:10")
-    bluez.plug("hci1", "AB:01:01:01:01:01")
-    async with GattServer("system:hci1" if by == "name" else "system:ab:01:01:01:01:01", NAME, companions):
+    bluez.plug("hci10", fresh_address())
+    bluez.plug("hci1", address := fresh_address())
+    async with GattServer("system:hci1" if by == "name" else f"system:{address.lower()}", NAME, companions):
         assert list(bluez.apps) == ["/org/bluez/hci1"]
 
 
 async def test_an_adapter_that_is_switched_on_is_preferred(bluez: FakeBlueZ, companions: Companions) -> None:
     bluez.power(on=False)
-    bluez.plug("hci1", "AB:01:01:01:01:02")
+    bluez.plug("hci1", fresh_address())
     async with GattServer("system", NAME, companions):
         assert list(bluez.apps) == ["/org/bluez/hci1"]
 
@@ -690,6 +721,10 @@ async def test_a_start_that_is_cancelled_leaves_nothing_behind(bluez: FakeBlueZ,
     with pytest.raises(asyncio.CancelledError):
         await task
     assert bluez.apps == {}
+
+
+def fresh_address() -> str:
+    return ":".join(f"{octet:02X}" for octet in secrets.token_bytes(6))
 
 
 def address_of(server: GattServer) -> str:
