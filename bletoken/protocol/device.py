@@ -42,6 +42,9 @@ AUTHENTICATION_TIMEOUT_S: Final = 15
 SHARED_PEER: Final = "*"
 """The peer's name where the platform does not say who wrote: all companions look like one."""
 
+MOST_CONNECTIONS: Final = 16
+"""Connections that are served at once: more than a controller holds, and few enough to mint offers for."""
+
 _SHARED_LIMIT: Final = 4
 """Live offers and sessions of `SHARED_PEER`."""
 
@@ -148,17 +151,26 @@ class DeviceMachine:
         self._state = state
         self._device_class = device_class
         self._connections: dict[str, _Connection] = {}
+        self._turned_away: list[str] = []
 
     # What the radio tells --------------------------------------------------------------------------------------------
 
     def connected(self, peer: str, now: float) -> None:
-        """A companion connected: mint its offer, ahead of any read."""
+        """A companion connected: mint its offer, ahead of any read.
+
+        One too many gets none: what it reads and writes is refused, and `timeouts` drops it at once.
+        """
+        if len(self._connections) >= MOST_CONNECTIONS:
+            self._turned_away.append(peer)
+            return
         connection = _Connection(_SHARED_LIMIT if peer == SHARED_PEER else 1, now)
         self._connections[peer] = connection
         self._mint(connection)
 
     def disconnected(self, peer: str) -> None:
         """A companion left: its offers, sessions and keys are gone."""
+        if peer in self._turned_away:
+            self._turned_away.remove(peer)
         connection = self._connections.pop(peer, None)
         if connection is not None and connection.machine.allows(Event.DISCONNECTED):
             connection.machine.advance(Event.DISCONNECTED)
@@ -262,11 +274,14 @@ class DeviceMachine:
     @property
     def next_timeout(self) -> float | None:
         """When `timeouts` has to be called next; None for never."""
+        if self._turned_away:
+            return 0
         return min((c.drop_at for c in self._connections.values() if c.drop_at is not None), default=None)
 
     def timeouts(self, now: float) -> list[Output]:
         """Drop the connections that were given long enough to prove themselves."""
-        outputs: list[Output] = []
+        outputs: list[Output] = [Drop(peer) for peer in self._turned_away]
+        self._turned_away.clear()
         for peer, connection in self._connections.items():
             deadline = connection.reassembler.deadline
             if connection.drop_at is None or now < connection.drop_at:

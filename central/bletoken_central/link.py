@@ -5,6 +5,9 @@ It carries octets and translates errors; it knows neither codes nor tokens.
 
 import asyncio
 import contextlib
+import logging
+import sys
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, Self
@@ -12,14 +15,35 @@ from typing import Any, Final, Self
 from bleak import BleakClient, BleakScanner
 from bleak.backends.device import BLEDevice
 from bleak.backends.scanner import AdvertisementData
-from bleak.exc import BleakBluetoothNotAvailableError, BleakDeviceNotFoundError, BleakError, BleakGATTProtocolError
+from bleak.exc import (
+    BleakBluetoothNotAvailableError,
+    BleakBluetoothNotAvailableReason,
+    BleakDBusError,
+    BleakDeviceNotFoundError,
+    BleakGATTProtocolError,
+)
 
-from bletoken.errors import DeviceNotFoundError, LinkLostError, RadioError, RadioUnavailableError, UsageError
+from bletoken.errors import (
+    BletokenError,
+    DeviceNotFoundError,
+    LinkLostError,
+    RadioError,
+    RadioUnavailableError,
+    UsageError,
+)
 from bletoken.protocol import frames
 from bletoken.protocol.setup_code import AdvertName
 from bletoken.protocol.wire import HELLO_UUID, SERVICE_UUID, STATUS_UUID, TOKEN_UUID
 
+_log = logging.getLogger(__name__)
+
 _CONNECT_TIMEOUT_S: Final = 10
+_START_TIMEOUT_S: Final = 10
+
+_COMES_BACK_S: Final = 15
+"""Seconds for which a radio that has worked is waited for: a Bluetooth service that restarts takes a few."""
+
+_PAUSE_S: Final = 0.5
 _OPERATION_TIMEOUT_S: Final = 30
 """ATT gives up a transaction after this long (Core Specification, Vol 3, Part F, 3.3.3)."""
 
@@ -55,6 +79,8 @@ class Radio:
         self._scanner_options: dict[str, Any] = {}
         self._client_options: dict[str, Any] = {}
         kind, _, adapter = spec.partition(":")
+        self._is_systems = kind == "system"
+        self._has_worked = False
         if kind == "air":
             try:
                 from bletoken.sim.air.bleak_backend import backends
@@ -85,18 +111,30 @@ class Radio:
             while True:
                 yield await heard.get()
 
-        scanner = BleakScanner(on_advert, service_uuids=[SERVICE_UUID], **self._scanner_options)
-        try:
-            await scanner.start()
-        except FileNotFoundError as e:
-            raise RadioUnavailableError("no Bluetooth service answers on this machine (D-Bus with BlueZ)") from e
-        except (BleakError, OSError, EOFError) as e:
-            raise RadioUnavailableError(f"the radio {self.spec!r} cannot be used: {e}") from e
+        scanner = await self._start_scan(on_advert)
         try:
             yield all_heard()
         finally:
-            with contextlib.suppress(BleakError, OSError):
+            with _ignored("the scan did not stop cleanly"):
                 await scanner.stop()
+
+    async def _start_scan(self, on_advert: Callable[[BLEDevice, AdvertisementData], None]) -> BleakScanner:
+        give_up_at = time.monotonic() + _COMES_BACK_S
+        while True:
+            scanner = BleakScanner(on_advert, service_uuids=[SERVICE_UUID], **self._scanner_options)
+            try:
+                async with asyncio.timeout(_START_TIMEOUT_S):
+                    await scanner.start()
+            except Exception as e:
+                # bleak raises whatever its platform's libraries do.
+                may_pass = self._is_systems and (self._has_worked or _is_busy(e))
+                if not may_pass or time.monotonic() >= give_up_at:
+                    raise RadioUnavailableError(f"the radio {self.spec!r} cannot be used: {_reason(e)}") from e
+                _log.debug("the radio cannot scan now: %s", type(e).__name__)
+                await asyncio.sleep(_PAUSE_S)
+            else:
+                self._has_worked = True
+                return scanner
 
     async def find(self, wanted: Callable[[Found], bool], timeout_s: float) -> Found:
         """The first device that is wanted, as soon as it is heard.
@@ -141,13 +179,11 @@ class Link:
     """
 
     def __init__(self, radio: Radio, found: Found) -> None:
-        self._radio = radio
-        self._found = found
         self._notified: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._client = radio.client(found.device, lambda _: self._notified.put_nowait(None))
 
     async def __aenter__(self) -> Self:
-        with _translated(self._radio.spec):
+        with _translated():
             try:
                 await self._client.connect()
             except BleakDeviceNotFoundError as e:
@@ -155,24 +191,24 @@ class Link:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        with contextlib.suppress(BleakError, OSError, TimeoutError, EOFError):
+        with _ignored("the connection did not end cleanly"):
             await self._client.disconnect()
 
     async def subscribe(self) -> None:
         """Ask for notifications of STATUS; before anything is sent, so that none is missed."""
-        with _translated(self._radio.spec):
+        with _translated():
             async with asyncio.timeout(_OPERATION_TIMEOUT_S):
                 await self._client.start_notify(STATUS_UUID, lambda _, value: self._notified.put_nowait(bytes(value)))
 
     async def read_hello(self) -> bytes:
         """The device's offer to this connection."""
-        with _translated(self._radio.spec):
+        with _translated():
             async with asyncio.timeout(_OPERATION_TIMEOUT_S):
                 return bytes(await self._client.read_gatt_char(HELLO_UUID))
 
     async def send(self, message: bytes) -> None:
         """Write a message to TOKEN, frame by frame, each acknowledged."""
-        with _translated(self._radio.spec):
+        with _translated():
             characteristic = self._client.services.get_characteristic(TOKEN_UUID)
             if characteristic is None:
                 raise RadioError("the device has no bletoken service")
@@ -199,12 +235,54 @@ class Link:
 
 
 @contextlib.contextmanager
-def _translated(spec: str) -> Iterator[None]:
+def _translated() -> Iterator[None]:
+    """Make a `RadioError` of whatever bleak raises: a connection that fails in any way is worth another try."""
     try:
         yield
-    except BleakBluetoothNotAvailableError as e:
-        raise RadioUnavailableError(f"the radio {spec!r} cannot be used: {e}") from e
+    except BletokenError:
+        raise
     except BleakGATTProtocolError as e:
         raise RadioError(f"the device refused an operation (ATT error 0x{e.code:02x})") from e
-    except (BleakError, OSError, EOFError, TimeoutError) as e:
-        raise RadioError(f"the Bluetooth operation failed: {e or type(e).__name__}") from e
+    except Exception as e:
+        # bleak lets through what its platforms' libraries raise, down to KeyError, and now and then an assertion.
+        raise RadioError(f"the Bluetooth operation failed: {_reason(e)}") from e
+
+
+@contextlib.contextmanager
+def _ignored(what: str) -> Iterator[None]:
+    """Let no error of an ending hide what the beginning came to."""
+    try:
+        yield
+    except Exception:  # noqa: BLE001 see _translated
+        _log.debug(what, exc_info=True)
+
+
+def _is_busy(error: Exception) -> bool:
+    return isinstance(error, BleakDBusError) and error.dbus_error == "org.bluez.Error.InProgress"
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, and where it is known what a person can do about it."""
+    is_off = isinstance(error, BleakBluetoothNotAvailableError) and (
+        error.reason is BleakBluetoothNotAvailableReason.POWERED_OFF
+    )
+    name = error.dbus_error if isinstance(error, BleakDBusError) else ""
+    if is_off or name == "org.bluez.Error.NotReady":
+        command = ": bluetoothctl power on (and, where it is blocked: rfkill unblock bluetooth)"
+        return "Bluetooth is switched off; switch it on" + (command if sys.platform == "linux" else "")
+    if name in _NO_SERVICE:
+        return "the Bluetooth service (bluetoothd) does not run; start it: systemctl start bluetooth"
+    if name == "org.freedesktop.DBus.Error.AccessDenied":
+        return "this user may not use Bluetooth; add it to the group bluetooth"
+    if isinstance(error, FileNotFoundError):
+        return "no Bluetooth service answers on this machine (D-Bus with BlueZ)"
+    if isinstance(error, BleakBluetoothNotAvailableError):
+        # Its second argument, the reason, is no text.
+        return str(error.args[0])
+    return str(error) or type(error).__name__
+
+
+_NO_SERVICE: Final = frozenset(
+    f"org.freedesktop.{name}"
+    for name in ("DBus.Error.ServiceUnknown", "DBus.Error.NameHasNoOwner", "DBus.Error.NoReply", "systemd1.NoSuchUnit")
+)

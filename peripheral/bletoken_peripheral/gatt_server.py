@@ -1,9 +1,10 @@
-"""The GATT service on bless, on hardware or on the virtual radio; the only module that touches a radio library.
+"""The GATT service on bless, on hardware or on the virtual radio; only it and `bluez` touch a radio library.
 
 It carries octets and says who wrote them; it knows neither codes nor tokens.
 """
 
 import logging
+import sys
 from typing import Any, Final, Protocol, Self
 
 from bletoken.errors import RadioUnavailableError, RemoteProtocolError, UsageError
@@ -33,7 +34,13 @@ class Companions(Protocol):
         """A companion wrote a frame; `RemoteProtocolError` refuses it."""
 
     def radio_lost(self) -> None:
-        """The radio is gone."""
+        """The radio is gone for good."""
+
+    def radio_away(self, why: str) -> None:
+        """The radio is gone, and all companions; it comes back by itself, or is lost."""
+
+    def radio_back(self) -> None:
+        """The radio is back, and the service on the air again."""
 
 
 class GattServer:
@@ -64,6 +71,9 @@ class GattServer:
                 self._knows_peers = True
                 self._server.peers = self
                 self._server.on_radio_lost = self._companions.radio_lost
+                # Only BlueZ's ever calls these two.
+                self._server.on_radio_away = self._companions.radio_away
+                self._server.on_radio_back = self._companions.radio_back
             else:
                 self._server.read_request_func = lambda c, **_: bytearray(self.read(SHARED_PEER, c.uuid, 0))
                 self._server.write_request_func = lambda c, value, **_: self.write(SHARED_PEER, c.uuid, bytes(value))
@@ -81,7 +91,7 @@ class GattServer:
         except BaseException as e:
             # Half a start must not stay on the air.
             await self.__aexit__()
-            if isinstance(e, UsageError) or not isinstance(e, Exception):
+            if isinstance(e, UsageError | RadioUnavailableError) or not isinstance(e, Exception):
                 raise
             # bless raises bare exceptions of several libraries.
             raise RadioUnavailableError(f"the radio {self._radio!r} cannot be used: {e}") from e
@@ -156,7 +166,14 @@ def _bless_server(radio: str, name: str) -> Any:  # noqa: ANN401 bless has no ty
         except ImportError as e:
             raise UsageError("the virtual radio needs the simulator: pip install 'bletoken[sim]'") from e
         return AirServer(name, spec=radio)
-    from bless import BlessServer
-
     _, _, adapter = radio.partition(":")
-    return BlessServer(name, adapter=adapter) if adapter else BlessServer(name)
+    if sys.platform == "linux":
+        from bletoken_peripheral.bluez import BlueZServer
+
+        return BlueZServer(name, adapter or None)
+    else:  # noqa: RET505 a type checker sees only one platform
+        # bless as it is. It does not name its peers, tells neither their MTU nor when they come and go, and answers
+        # every part of a long read with the value from its start.
+        from bless import BlessServer
+
+        return BlessServer(name, adapter=adapter) if adapter else BlessServer(name)

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import sys
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -39,7 +40,10 @@ async def run(command: Sequence[str], *, started: Callable[[], None] = lambda: N
     finally:
         # A session of its own is a process group of its own, named like its first process.
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid, signal.SIGKILL)
+            if sys.platform == "win32":
+                process.kill()
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
         await process.wait()
     if exit_code != 0:
         raise IdentifyError(f"{command[0]} ended with exit code {exit_code}")

@@ -332,6 +332,14 @@ class Onboarding:
         self._radio_lost = True
         self._changed.set()
 
+    def radio_away(self, why: str) -> None:
+        """See `gatt_server.Companions`."""
+        self._report(Progress("radio away", why))
+
+    def radio_back(self) -> None:
+        """See `gatt_server.Companions`."""
+        self._report(Progress("radio back", "advertising again"))
+
     async def _serve_messages(self) -> None:
         while True:
             peer, message = await self._messages.get()

@@ -3,8 +3,8 @@
 The folder belongs to one user (0700), each file too (0600); `bletoken.files` writes them whole or not at all.
 """
 
-import fcntl
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final, Self, TypeVar
@@ -19,6 +19,11 @@ from bletoken.protocol.wire import LONGEST_CLAIM_CODE, LONGEST_REASON, TOKEN_REF
 from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import MOST_UNKNOWN, Failure, Journal, Phase
 
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
 T = TypeVar("T")
 
 LABEL_FILE: Final = "setup-code.json"
@@ -29,6 +34,9 @@ GUESSES_FILE: Final = "guesses.json"
 LOCK_FILE: Final = "lock"
 CONTROL_SOCKET: Final = "control"
 """Where a running device takes local commands; see `control`."""
+
+# Windows has none of these.
+_LOCK_FLAGS: Final = sum(getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC"))
 
 
 class StateFolder:
@@ -72,10 +80,10 @@ class StateFolder:
         self.check()
         path = self.path / LOCK_FILE
         with files.translated(path, "lock"):
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | _LOCK_FLAGS, 0o600)
             try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as e:
+                _lock(fd)
+            except (BlockingIOError, PermissionError) as e:
                 os.close(fd)
                 raise InUseError(f"{self.path} is in use: bletoken-peripheral is running with it already") from e
             except OSError:
@@ -203,6 +211,20 @@ class StateFolder:
 
     def _replace(self, name: str, content: Mapping[str, object]) -> None:
         files.replace(self.path / name, records.encode(content))
+
+
+def _lock(fd: int) -> None:
+    """Lock an open file for this process, until it is closed.
+
+    Raises:
+        BlockingIOError: Another process has it.
+        PermissionError: The same on Windows.
+    """
+    if sys.platform == "win32":
+        # An octet that is not there can be locked as well.
+        msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def code_file(label: Label) -> bytes:

@@ -28,7 +28,7 @@ from bletoken.errors import LocalProtocolError, RemoteProtocolError, Unsupported
 from bletoken.protocol import frames
 from bletoken.protocol.channel import NotAuthenticError
 from bletoken.protocol.companion import CompanionMachine, MethodNotOfferedError
-from bletoken.protocol.device import SHARED_PEER, DeviceMachine, Drop, Requested, Send, SessionId
+from bletoken.protocol.device import MOST_CONNECTIONS, SHARED_PEER, DeviceMachine, Drop, Requested, Send, SessionId
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import Label, Method, SetupCode
 from bletoken.protocol.states import State
@@ -695,6 +695,7 @@ def test_twenty_wrong_pins_stop_the_pin_for_good_and_leave_the_qr_code() -> None
         device.now += 300
         outputs = device.take(first_message(device, OTHER_PIN, peer=f"stranger {n}"), f"stranger {n}")
         assert clear(outputs).code is ClearCode.NOT_AUTHENTIC
+        device.machine.disconnected(f"stranger {n}")
     assert device.disk.saved == list(range(1, 21))
     device.connect()
     device.now += 10**9
@@ -1067,6 +1068,35 @@ def test_a_connection_that_makes_progress_is_not_dropped() -> None:
     whole = device.machine.frame_received("a", pieces[-1], device.now)
     assert whole is not None
     assert requested(device.machine.message_received("a", whole, device.now)).request == TOKEN
+
+
+def test_one_connection_too_many_is_dropped_at_once_and_costs_the_others_nothing() -> None:
+    device = Device()
+    for number in range(MOST_CONNECTIONS):
+        device.connect(f"peer {number}")
+    minted = len(device.dice.given)
+    device.connect("one too many")
+    assert len(device.dice.given) == minted
+    with pytest.raises(RemoteProtocolError):
+        device.machine.hello("one too many")
+    with pytest.raises(RemoteProtocolError):
+        device.machine.frame_received("one too many", b"\xc0x", device.now)
+    assert device.machine.message_received("one too many", b"x", device.now) == []
+    assert device.machine.next_timeout == 0
+    assert device.machine.timeouts(device.now) == [Drop("one too many")]
+    assert device.machine.next_timeout == 1015
+    device.machine.disconnected("one too many")
+    device.machine.disconnected("peer 3")
+    device.connect("the next")
+    assert device.machine.hello("the next")
+
+
+def test_one_connection_too_many_that_leaves_by_itself_is_not_dropped() -> None:
+    device = Device()
+    for number in range(MOST_CONNECTIONS + 1):
+        device.connect(f"peer {number}")
+    device.machine.disconnected(f"peer {MOST_CONNECTIONS}")
+    assert device.machine.timeouts(device.now) == []
 
 
 def test_a_connection_whose_progress_ends_is_dropped() -> None:
