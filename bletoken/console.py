@@ -31,6 +31,7 @@ _LARGEST_SECRET: Final = 4096
 
 EXTRAS: Final = {
     "bless": "peripheral",
+    "dbus_next": "peripheral",
     "segno": "peripheral",
     "bleak": "central",
     "keyring": "central",

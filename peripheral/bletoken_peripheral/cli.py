@@ -282,12 +282,19 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     from bletoken_peripheral.onboarding import Onboarding
+    from bletoken_peripheral.supervisor import Supervisor
 
     config, folder = _open(arguments)
     report = _report_json if arguments.json else _report_line
+    supervisor = Supervisor()
+
+    async def run() -> None:
+        async with supervisor.watched():
+            await onboarding.run()
+
     with folder.lock():
-        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report))
-        asyncio.run(console.until_signalled(onboarding.run()))
+        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report), ready=supervisor.ready)
+        asyncio.run(console.until_signalled(run()))
     return 0
 
 

@@ -94,6 +94,7 @@ class Onboarding:
         config: The configuration.
         folder: The state folder, locked.
         report: Is told of progress.
+        ready: Is called each time a companion can find the device, and each time there is no window for that.
         entropy: Fresh random octets.
 
     Raises:
@@ -107,6 +108,7 @@ class Onboarding:
         folder: StateFolder,
         *,
         report: Callable[[Progress], None],
+        ready: Callable[[], None] = lambda: None,
         entropy: Entropy = secrets.token_bytes,
     ) -> None:
         label = folder.read_label()
@@ -115,6 +117,7 @@ class Onboarding:
         self._config = config
         self._folder = folder
         self._tell_caller = report
+        self._ready = ready
         self._caller_failed: asyncio.Future[None] | None = None
         self._entropy = entropy
         self._label = label
@@ -255,7 +258,7 @@ class Onboarding:
                 self._first_window_is_over()
                 continue
             # Without a window there is no radio, and nothing keeps MODE's library from being loaded.
-            self._on_air.set()
+            self._is_on_air()
             await self._changed.wait()
 
     async def _serve_window(self) -> None:
@@ -264,7 +267,7 @@ class Onboarding:
         try:
             async with GattServer(self._config.radio, name, self) as self._server:
                 self._report(Progress("advertising", name))
-                self._on_air.set()
+                self._is_on_air()
                 while (left := self._window_s()) > 0:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(left, _LONGEST_NAP_S)):
@@ -277,6 +280,10 @@ class Onboarding:
                         await self._server.rename(name)
         finally:
             self._server = None
+
+    def _is_on_air(self) -> None:
+        self._on_air.set()
+        self._ready()
 
     def _first_window_is_over(self) -> None:
         if self._claiming is not None:
