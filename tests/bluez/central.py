@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from bluez.stack import WAIT_S
+from bluez.bus import WAIT_S
 from bumble import att, core, hci
 from bumble.device import Connection, Peer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from uuid import UUID
 
 import pytest
-from bluez import stack
+from bluez import bus, stack
 from bluez.central import Central, Heard
 from handoff.bench import Bench, Ends, InProcess, Processes, open_bench, until
 
@@ -57,7 +57,7 @@ async def test_the_advert_holds_flags_and_uuid_and_the_scan_response_the_name(
 async def test_the_adapters_name_is_never_touched(bluetoothd: stack.Daemon, tmp_path: Path) -> None:
     async with (
         open_bench(InProcess(), tmp_path, ends=Ends(device=True), daemon=bluetoothd) as bench,
-        stack.BlueZ.open(bluetoothd) as bluez,
+        bus.BlueZ.open(bluetoothd) as bluez,
     ):
         (adapter,) = bench.hub.adapters
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from bluez import stack
+from bluez import bus, stack
 from bluez.central import Central
 from bumble import att, hci
 
@@ -55,7 +55,7 @@ class Companions:
     def radio_back(self) -> None: ...
 
     async def until(self, condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(stack.WAIT_S):
+        async with asyncio.timeout(bus.WAIT_S):
             while not condition():
                 self._anything.clear()
                 await self._anything.wait()
@@ -69,12 +69,12 @@ class World:
 
 
 @pytest.fixture
-async def world(bluez: stack.BlueZ, tmp_path: Path, records: Path) -> AsyncIterator[World]:
+async def world(bluez: bus.BlueZ, tmp_path: Path, records: Path) -> AsyncIterator[World]:
     companions = Companions()
     with stack.recorded(records):
         async with (
             Hub.open(f"unix:{tmp_path}/air", model=stack.BLUEZ_AIR, btsnoop=records / "air.btsnoop") as hub,
-            stack.adapters(bluez, hub, 1) as (adapter,),
+            bus.adapters(bluez, hub, 1) as (adapter,),
             GattServer(f"system:{adapter}", "BT1rABCDEFGHIJ", companions) as server,
         ):
             yield World(hub, hub.adapters[adapter].public_address, server, companions)
@@ -91,7 +91,7 @@ async def test_values_and_frames_are_whole_at_any_mtu(world: World, mtu: int) ->
         assert world.companions.written == [(world.companions.connected_ones[0], b"\xc0" + bytes(size - 1))]
         await central.subscribe(STATUS_UUID)
         world.server.send(world.companions.connected_ones[0], bytes(1200))
-        async with asyncio.timeout(stack.WAIT_S):
+        async with asyncio.timeout(bus.WAIT_S):
             while sum(len(frame) - 1 for frame in central.notified) < 1200:
                 await asyncio.sleep(0.01)
         assert max(map(len, central.notified)) == size
@@ -159,7 +159,7 @@ async def test_companions_are_told_apart_and_their_coming_and_going_is_seen(worl
         await one.connect(world.address)
         await world.companions.until(lambda: len(set(world.companions.connected_ones)) == 3)
         await world.server.disconnect(second)
-        await asyncio.wait_for(other.gone.wait(), stack.WAIT_S)
+        await asyncio.wait_for(other.gone.wait(), bus.WAIT_S)
         await world.companions.until(lambda: world.companions.gone == [first, second])
         assert await one.read(HELLO_UUID) == VALUE
 

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
-from bluez import stack
+from bluez import bus, stack
 from handoff import raw_companion
 from handoff.bench import Bench, Device, Ends, InProcess, Outcome, open_bench
 
@@ -30,10 +30,10 @@ async def bench(bluetoothd: stack.Daemon, tmp_path: Path, records: Path) -> Asyn
             yield opened
 
 
-Trouble = Callable[[Bench, stack.BlueZ], Awaitable[None]]
+Trouble = Callable[[Bench, bus.BlueZ], Awaitable[None]]
 
 
-async def daemon_killed(bench: Bench, bluez: stack.BlueZ) -> None:
+async def daemon_killed(bench: Bench, bluez: bus.BlueZ) -> None:
     bluez.daemon.kill()
     await bench.devices[0].saw("radio away")
     bluez.daemon.start()
@@ -41,14 +41,14 @@ async def daemon_killed(bench: Bench, bluez: stack.BlueZ) -> None:
     await bluez.ready(adapter)
 
 
-async def daemon_restarted(bench: Bench, bluez: stack.BlueZ) -> None:
+async def daemon_restarted(bench: Bench, bluez: bus.BlueZ) -> None:
     bluez.daemon.restart()
     await bench.devices[0].saw("radio away")
     (adapter,) = bench.hub.adapters
     await bluez.ready(adapter)
 
 
-async def adapter_off_and_on(bench: Bench, bluez: stack.BlueZ) -> None:
+async def adapter_off_and_on(bench: Bench, bluez: bus.BlueZ) -> None:
     (adapter,) = bench.hub.adapters
     await bluez.power(adapter, on=False)
     await bench.devices[0].saw("radio away")
@@ -67,7 +67,7 @@ async def well_ended(bench: Bench, device: Device, outcome: Outcome) -> None:
 
 
 @every_trouble
-async def test_while_it_advertises(bench: Bench, bluez: stack.BlueZ, trouble: Trouble) -> None:
+async def test_while_it_advertises(bench: Bench, bluez: bus.BlueZ, trouble: Trouble) -> None:
     device = bench.device()
     await device.start()
     await trouble(bench, bluez)
@@ -76,7 +76,7 @@ async def test_while_it_advertises(bench: Bench, bluez: stack.BlueZ, trouble: Tr
 
 
 @every_trouble
-async def test_while_a_companion_is_connected(bench: Bench, bluez: stack.BlueZ, trouble: Trouble) -> None:
+async def test_while_a_companion_is_connected(bench: Bench, bluez: bus.BlueZ, trouble: Trouble) -> None:
     device = bench.device()
     await device.start()
     async with raw_companion.connected(bench, device.label.qr) as companion:
@@ -91,7 +91,7 @@ async def test_while_a_companion_is_connected(bench: Bench, bluez: stack.BlueZ, 
 
 
 @every_trouble
-async def test_between_accepted_and_provisioned(bench: Bench, bluez: stack.BlueZ, trouble: Trouble) -> None:
+async def test_between_accepted_and_provisioned(bench: Bench, bluez: bus.BlueZ, trouble: Trouble) -> None:
     device = bench.device()
     await device.start()
     bench.mode.faults.arm("POST /devices", Fault(hold="before", count=1))
@@ -103,7 +103,7 @@ async def test_between_accepted_and_provisioned(bench: Bench, bluez: stack.BlueZ
 
 
 async def test_the_outcome_is_told_after_a_restart_that_took_longer_than_the_redemption(
-    bench: Bench, bluez: stack.BlueZ
+    bench: Bench, bluez: bus.BlueZ
 ) -> None:
     device = bench.device()
     await device.start()
@@ -152,14 +152,14 @@ async def test_a_companion_killed_in_mid_write_does_not_stand_in_the_next_ones_w
             sys.executable, "-c", HALF_A_MESSAGE, adapter, stdout=asyncio.subprocess.PIPE
         )
         assert process.stdout is not None
-        assert await asyncio.wait_for(process.stdout.readline(), stack.WAIT_S) == b"written\n"
+        assert await asyncio.wait_for(process.stdout.readline(), bus.WAIT_S) == b"written\n"
         os.kill(process.pid, signal.SIGKILL)
         await process.wait()
         await well_ended(bench, device, await bench.push(device.label.qr, await bench.token(), **PATIENCE))
 
 
 async def test_both_sides_carry_on_when_the_daemon_of_both_is_restarted(
-    bluetoothd: stack.Daemon, bluez: stack.BlueZ, tmp_path: Path, records: Path
+    bluetoothd: stack.Daemon, bluez: bus.BlueZ, tmp_path: Path, records: Path
 ) -> None:
     with stack.recorded(records):
         async with open_bench(
@@ -178,7 +178,7 @@ async def test_both_sides_carry_on_when_the_daemon_of_both_is_restarted(
             await well_ended(bench, device, await pushing)
 
 
-async def test_an_adapter_that_is_pulled_out_and_another_in_its_place(bench: Bench, bluez: stack.BlueZ) -> None:
+async def test_an_adapter_that_is_pulled_out_and_another_in_its_place(bench: Bench, bluez: bus.BlueZ) -> None:
     device = bench.device()
     await device.start()
     (adapter,) = bench.hub.adapters
