@@ -11,11 +11,13 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import httpx
+import pytest
+from bluez import stack
 
 from bletoken.errors import BletokenError
 from bletoken.mode.credentials import Credentials
@@ -33,7 +35,7 @@ from bletoken_peripheral.progress import Progress as DeviceProgress
 from bletoken_peripheral.redemption import Journal
 from bletoken_peripheral.store import StateFolder
 
-WAIT_S = 30
+WAIT_S = 120 if stack.missing() is None else 30
 """How long anything may take before a test gives up; never a measure of anything."""
 
 
@@ -118,6 +120,8 @@ class Bench:
     client: httpx.AsyncClient
     seed: dict[str, Any]
     hub: Hub
+    device_radio: str
+    companion_radio: str
     devices: list[Device] = field(default_factory=list)
 
     def device(
@@ -130,7 +134,7 @@ class Bench:
             "device_class": self.seed["deviceClass"],
             "state": "state",
             "mode_url": self.mode.url,
-            "radio": self.hub.radio,
+            "radio": self.device_radio,
             **settings,
         }
         toml = "".join(f"{key} = {json.dumps(value)}\n" for key, value in content.items())
@@ -190,17 +194,26 @@ class Bench:
         """What MODE decided about each `POST /devices`."""
         return [request.decided for request in self.mode.log.requests("POST /devices")]
 
-    async def push(self, code: SetupCode, token: str, *, mtu: int = 247, **limits: float) -> Outcome:
+    async def push(self, code: SetupCode, token: str, *, mtu: int | None = None, **limits: float) -> Outcome:
         """Hand a token over."""
-        return await self.programs.push(self, f"{self.hub.radio}?mtu={mtu}", code, token, limits)
+        return await self.programs.push(self, self._companion_radio(mtu), code, token, limits)
 
-    async def provision(self, code: SetupCode, *, mtu: int = 247, **limits: float) -> Outcome:
+    async def provision(self, code: SetupCode, *, mtu: int | None = None, **limits: float) -> Outcome:
         """Ask MODE for a token and hand it over."""
-        return await self.programs.provision(self, f"{self.hub.radio}?mtu={mtu}", code, limits)
+        return await self.programs.provision(self, self._companion_radio(mtu), code, limits)
 
-    async def claim(self, code: SetupCode, *, mtu: int = 247, duration_s: int = 300, **limits: float) -> Outcome:
+    def _companion_radio(self, mtu: int | None) -> str:
+        if self.companion_radio.startswith("air:"):
+            return f"{self.companion_radio}?mtu={mtu or 247}"
+        if mtu not in (None, 517):
+            pytest.skip("BlueZ as the companion's host always asks for an MTU of 517")
+        return self.companion_radio
+
+    async def claim(
+        self, code: SetupCode, *, mtu: int | None = None, duration_s: int = 300, **limits: float
+    ) -> Outcome:
         """Have a device tell its claim code, and claim it."""
-        return await self.programs.claim(self, f"{self.hub.radio}?mtu={mtu}", code, duration_s, limits)
+        return await self.programs.claim(self, self._companion_radio(mtu), code, duration_s, limits)
 
     async def claim_typed(self, claim_code: str) -> Outcome:
         """Claim a device by its typed claim code."""
@@ -221,22 +234,61 @@ class Programs(Protocol):
     async def claim_typed(self, bench: Bench, claim_code: str) -> Outcome: ...
 
 
+@dataclass(frozen=True)
+class Ends:
+    """What the two ends of the air are: real BlueZ, or the virtual radio.
+
+    Attributes:
+        device: The device is on an adapter of BlueZ.
+        companion: The companion is.
+    """
+
+    device: bool = False
+    companion: bool = False
+
+
 @contextlib.asynccontextmanager
 async def open_bench(
-    programs: Programs, path: Path, *, link: LinkModel | None = None, btsnoop: Path | None = None, **settings: Any
+    programs: Programs,
+    path: Path,
+    *,
+    ends: Ends = Ends(),
+    daemon: stack.Daemon | None = None,
+    link: LinkModel | None = None,
+    btsnoop: Path | None = None,
+    **settings: Any,
 ) -> AsyncIterator[Bench]:
-    """A bench that ends with the context, and every device on it."""
-    async with contextlib.AsyncExitStack() as stack:
-        mode = await stack.enter_async_context(serve(Settings(**settings)))
-        hub = await stack.enter_async_context(Hub.open(f"unix:{path}/air", model=link, btsnoop=btsnoop))
-        client = await stack.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
+    """A bench that ends with the context, and every device on it; `daemon` is needed where an end is BlueZ's."""
+    async with contextlib.AsyncExitStack() as closing:
+        mode = await closing.enter_async_context(serve(Settings(**settings)))
+        if daemon:
+            link = _over(stack.BLUEZ_AIR, link)
+        hub = await closing.enter_async_context(Hub.open(f"unix:{path}/air", model=link, btsnoop=btsnoop))
+        radios = {"device": hub.radio, "companion": hub.radio}
+        if daemon:
+            from bluez import bus  # its library is there on Linux only
+
+            bluez = await closing.enter_async_context(bus.BlueZ.open(daemon))
+            on_bluez = [end for end in radios if getattr(ends, end)]
+            adapters = await closing.enter_async_context(bus.adapters(bluez, hub, len(on_bluez)))
+            radios |= {end: f"system:{adapter}" for end, adapter in zip(on_bluez, adapters, strict=True)}
+        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
         seed = (await client.post("/_sim/seed")).raise_for_status().json()
-        bench = Bench(programs, path, mode, client, seed, hub)
+        bench = Bench(programs, path, mode, client, seed, hub, radios["device"], radios["companion"])
         try:
             yield bench
         finally:
             for device in bench.devices:
                 await device.stop()
+
+
+def _over(base: LinkModel, changed: LinkModel | None) -> LinkModel:
+    """The base, with what somebody changed from the defaults."""
+    if changed is None:
+        return base
+    default = LinkModel()
+    values = {f.name: getattr(changed, f.name) for f in fields(LinkModel)}
+    return replace(base, **{name: value for name, value in values.items() if value != getattr(default, name)})
 
 
 async def until(condition: Callable[[], object], what: Callable[[], str] = lambda: "something") -> None:

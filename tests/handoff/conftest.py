@@ -1,25 +1,43 @@
 from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from handoff.bench import Bench, InProcess, Processes, Programs, open_bench
+from bluez import stack
+from handoff.bench import Bench, Ends, InProcess, Processes, Programs, open_bench
 
 from bletoken_peripheral import onboarding
 
-PROGRAMS: dict[str, Programs] = {"in-process": InProcess(), "processes": Processes()}
+BENCHES: dict[str, tuple[Programs, Ends]] = {
+    "in-process": (InProcess(), Ends()),
+    "processes": (Processes(), Ends()),
+    # In one process as well: a program takes many seconds to start in an emulated machine.
+    "bluez": (InProcess(), Ends(device=True, companion=True)),
+    "bluez-peripheral": (InProcess(), Ends(device=True)),
+    "bluez-companion": (InProcess(), Ends(companion=True)),
+}
 
 
-@pytest.fixture(params=list(PROGRAMS))
-async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
-    """A bench, once with both sides in the test's process and once with each in its own.
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.bluez] if ends != Ends() else []) for name, (_, ends) in BENCHES.items()
+    ]
+)
+async def bench(request: pytest.FixtureRequest, tmp_path: Path, records: Path) -> AsyncIterator[Bench]:
+    """A bench, once with both sides in the test's process, once with each in its own, and with BlueZ at either end.
 
     `@pytest.mark.bench(...)` gives it settings of the local MODE, and `link=` a link model.
     """
+    programs, ends = BENCHES[request.param]
     mark = request.node.get_closest_marker("bench")
     options: dict[str, Any] = mark.kwargs if mark else {}
-    async with open_bench(PROGRAMS[request.param], tmp_path, **options) as opened:
-        yield opened
+    with ExitStack() as recording:
+        if ends != Ends():
+            options |= {"daemon": request.getfixturevalue("bluetoothd")}
+            recording.enter_context(stack.recorded(records))
+        async with open_bench(programs, tmp_path, ends=ends, btsnoop=records / "air.btsnoop", **options) as opened:
+            yield opened
 
 
 class Clock:

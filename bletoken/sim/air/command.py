@@ -21,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ENDPOINT",
         help="where programs join: unix:/path/to/air.sock or tcp:127.0.0.1:4242; by default a fresh socket",
     )
+    parser.add_argument(
+        "--adapters",
+        metavar="N",
+        type=int,
+        default=0,
+        help="make N adapters of this machine that are on the air, for BlueZ (root only)",
+    )
     parser.add_argument("--btsnoop", metavar="FILE", type=Path, help="record all HCI packets; Wireshark opens the file")
     parser.add_argument(
         "--interval-ms", metavar="MS", type=float, default=15.0, help="connection interval; 0 for none (default 15)"
@@ -88,9 +95,15 @@ async def _serve(args: argparse.Namespace) -> None:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bletoken-air-"))
             listen = f"unix:{folder}/air.sock"
         async with Hub.open(listen, model=model, btsnoop=args.btsnoop) as hub:
+            radios = [hub.radio, *[f"system:{await hub.plug_in()}" for _ in range(args.adapters)]]
             if args.json:
-                ready = {"event": "listening", "radio": hub.radio, "control": str(hub.endpoint)}
+                ready = {
+                    "event": "listening",
+                    "radio": hub.radio,
+                    "control": str(hub.endpoint),
+                    "adapters": list(hub.adapters),
+                }
                 print(json.dumps(ready), flush=True)
             else:
-                print(f"The virtual radio is on: use --radio {hub.radio}", flush=True)
+                print(f"The virtual radio is on: use --radio {' or '.join(radios)}", flush=True)
             await stop.wait()

@@ -19,6 +19,7 @@ from bletoken.sim.air.att_log import Direction
 from bletoken.sim.air.controller import AirController
 from bletoken.sim.air.link import AirLink, Corruption, LinkModel
 from bletoken.sim.air.spec import Endpoint, RadioSpec
+from bletoken.sim.air.vhci import VirtualAdapter
 
 _LOGGER: Final = logging.getLogger(__name__)
 _MAX_COMMAND_LENGTH: Final = 65536
@@ -34,6 +35,7 @@ class Hub:
         link: The air between the hosts.
         endpoint: Where the hub listens.
         ports: The connections to it.
+        adapters: The controllers of this machine's adapters that are on the air, by the adapters' names (`hci0`).
     """
 
     def __init__(self, endpoint: Endpoint, link: AirLink, snooper: Snooper | None = None) -> None:
@@ -42,6 +44,8 @@ class Hub:
         self._snooper = snooper
         self._numbers = itertools.count(1)
         self.ports: set[_Port] = set()
+        self.adapters: dict[str, AirController] = {}
+        self._plugs: dict[str, VirtualAdapter] = {}
 
     @classmethod
     @asynccontextmanager
@@ -77,6 +81,8 @@ class Hub:
             try:
                 yield hub
             finally:
+                for adapter in tuple(hub.adapters):
+                    hub.pull_out(adapter)
                 server.close()
                 await hub._close_ports()
                 hub.link.close()
@@ -89,11 +95,37 @@ class Hub:
         return str(RadioSpec(self.endpoint))
 
     def join(self, source: TransportSource, sink: TransportSink) -> AirController:
-        """Put a new controller on the air for a host reached by any Bumble transport (a vhci one, for BlueZ)."""
+        """Put a new controller on the air for a host reached by any Bumble transport."""
         number = next(self._numbers)
         address = f"00:B1:E7:00:{number >> 8 & 0xFF:02X}:{number & 0xFF:02X}"
         # The name's digits make the order of names the order of joining.
         return AirController(f"host-{number:06}", self.link, address, source, sink, self._snooper)
+
+    async def plug_in(self) -> str:
+        """Give this machine a new adapter that is on the air, for BlueZ.
+
+        Returns:
+            What the kernel calls it, such as `hci0`.
+
+        Raises:
+            RadioUnavailableError: This machine takes no virtual controllers, or none from this user.
+        """
+        adapter = VirtualAdapter()
+        controller = self.join(adapter, adapter)
+        try:
+            await adapter.plug_in()
+        except BaseException:
+            controller.power_off()
+            adapter.pull_out()
+            raise
+        self.adapters[adapter.name] = controller
+        self._plugs[adapter.name] = adapter
+        return adapter.name
+
+    def pull_out(self, adapter: str) -> None:
+        """Take an adapter away again, as if it had been unplugged."""
+        self.adapters.pop(adapter).power_off()
+        self._plugs.pop(adapter).pull_out()
 
     # Control ------------------------------------------------------------------------------------------------------
 
