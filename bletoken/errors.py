@@ -320,7 +320,8 @@ class TokenRefusedError(HandoffError):
 class DeviceOfflineError(HandoffError):
     """The device cannot reach MODE.
 
-    Check the device's own network connection, then try again with a new token; this one was not used.
+    Check the device's own network connection, then run the same command again. A token that was handed over was not
+    used, and the device has forgotten it: `push` needs a new one.
     """
 
     exit_code = 7
@@ -400,10 +401,18 @@ class NotAllowedError(HandoffError):
     exit_code = 19
 
 
+class WrongMechanismError(NotAllowedError):
+    """The device does not take part in this mechanism of MODE's.
+
+    A pre-provisioned device is claimed (`bletoken-central claim`); any other takes a token (`bletoken-central
+    provision`).
+    """
+
+
 class DeviceCloudError(HandoffError):
     """The device reached MODE, and MODE failed.
 
-    Try again in a moment with a new token.
+    Run the same command again in a moment; `push` needs a new token.
     """
 
     exit_code = 16

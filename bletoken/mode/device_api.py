@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
 
-from bletoken.errors import CloudRefusedError, NotSignedInError
+from bletoken.errors import CloudNoAnswerError, CloudRefusedError, NotSignedInError
 from bletoken.mode.http import PING_S, TIMEOUT_S, HTTPClient
 from bletoken.mode.models import Command, Device, DeviceCredentials, Identity, claim_expiration
 
@@ -99,9 +99,15 @@ class DeviceApi:
             api_key: The device's key.
 
         Raises:
-            CloudError: As `HTTPClient.request`.
+            CloudError: As `HTTPClient.request`; `CloudNoAnswerError` also when it is about another device, or its home
+                cannot be read: what a device does about that must not rest on a guess.
         """
-        return Device.from_json((await self._http.request("GET", f"devices/{device_id}", key=api_key)).json())
+        content = (await self._http.request("GET", f"devices/{device_id}", key=api_key)).json()
+        device = Device.from_json(content)
+        home = content.get("homeId") if isinstance(content, dict) else None
+        if device.id != device_id or (device.home_id is None and home not in (None, 0)):
+            raise CloudNoAnswerError("MODE's answer about the device cannot be read")
+        return device
 
     async def open_claim_window(self, device_id: int, api_key: str, duration_s: int) -> datetime:
         """Let the holder of the claim code add this device to a home: `POST /deviceRegistration`, as MODE shows it.

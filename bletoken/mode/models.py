@@ -27,6 +27,10 @@ _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+
 _SECRET: Final = re.compile(rf"[!-~]{{1,{LONGEST_SECRET}}}")
 """Printable ASCII without spaces: keys stand in a header."""
 
+_FIRST_YEAR: Final = 1971
+_LAST_YEAR: Final = 2105
+"""Years whose times fit 32 bits, in every time zone."""
+
 _T = TypeVar("_T")
 
 
@@ -232,9 +236,12 @@ def claim_expiration(value: object) -> datetime:
     """Read when a claim window ends, in UTC (`POST /deviceRegistration` in MODE's provisioning document).
 
     Raises:
-        CloudNoAnswerError: It cannot be read.
+        CloudNoAnswerError: It cannot be read, or is no time of these centuries.
     """
-    return _required(_fields(value), "claimExpirationTime", _timestamp)
+    ends = _required(_fields(value), "claimExpirationTime", _timestamp)
+    if not _FIRST_YEAR <= ends.year <= _LAST_YEAR:
+        raise CloudNoAnswerError("MODE's answer has no usable claimExpirationTime")
+    return ends
 
 
 @dataclass(frozen=True, slots=True)

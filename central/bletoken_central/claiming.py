@@ -10,11 +10,13 @@ from bletoken.errors import (
     BletokenError,
     ClaimCodeRefusedError,
     ClaimExpiredError,
+    CloudError,
     CloudNoAnswerError,
     CloudRefusedError,
     NotClaimableError,
     NotSignedInError,
 )
+from bletoken.mode import reasons
 
 if TYPE_CHECKING:
     from bletoken.mode.models import Device
@@ -23,9 +25,9 @@ if TYPE_CHECKING:
 _ATTEMPTS: Final = 3
 _PAUSE_S: Final = 0.5
 
-_IN_HOME: Final = "DEVICE_ALREADY_IN_HOME"
-_NOT_ABOUT_THE_CODE: Final = frozenset({"MEMBERS_ONLY", "PERMISSION_DENIED", "AUTHORIZATION_REQUIRED"})
-"""MODE's reasons (its own SDKs name them)."""
+_NOT_ABOUT_THE_CODE: Final = frozenset(
+    {reasons.MEMBERS_ONLY, reasons.PERMISSION_DENIED, reasons.AUTHORIZATION_REQUIRED}
+)
 
 
 async def claim(
@@ -33,7 +35,8 @@ async def claim(
 ) -> "Device":
     """Claim a device into a home.
 
-    Asking again is harmless, so a request without an answer is repeated: MODE then says that the device is in a home.
+    Asking again is harmless, so a request without an answer is repeated. From then on no refusal counts before the home
+    was looked into: the first request may have had its effect.
 
     Args:
         api: MODE, for a user who is a member of the home.
@@ -47,6 +50,7 @@ async def claim(
         NotClaimableError: The claim mode is off.
         AlreadyProvisionedError: The device is in a home.
         ClaimCodeRefusedError: MODE knows no such claim code.
+        CloudNoAnswerError: MODE gave no answer, and the home does not tell what became of the request.
         CloudError: MODE could not be asked, or refused for a reason that has nothing to do with the code.
     """
     unanswered: CloudNoAnswerError | None = None
@@ -55,37 +59,36 @@ async def claim(
             return await api.claim_device(home_id, claim_code)
         except CloudNoAnswerError as e:
             unanswered = e
-            await asyncio.sleep(_PAUSE_S * (attempt + 1))
+            if attempt + 1 < _ATTEMPTS:
+                await asyncio.sleep(_PAUSE_S * (attempt + 1))
         except NotSignedInError:
             raise
-        except CloudRefusedError as e:
-            if unanswered is not None and e.reason == _IN_HOME:
-                return await _newcomer(api, home_id, known)
-            raise _refusal(e, until) from e
-    assert unanswered is not None, "only a request without an answer is repeated"
-    raise unanswered
-
-
-async def _newcomer(api: "UserApi", home_id: int, known: Set[int]) -> "Device":
-    """The device that a request without an answer brought."""
+        except CloudError as e:
+            if unanswered is not None:
+                break
+            meaning = _meaning_of(e, until)
+            if meaning is e:
+                raise
+            raise meaning from e
+    assert unanswered is not None, "only after a request without an answer is there more to find out"
     newcomers = [device for device in await api.devices(home_id) if device.id not in known]
     if len(newcomers) == 1:
         return newcomers[0]
-    raise AlreadyProvisionedError(
-        f"MODE gave no answer at first, and says now that the device is in a home; look whether it is in home {home_id}"
-    )
+    raise CloudNoAnswerError(
+        f"MODE gave no answer to the claim; look whether the device is in home {home_id} before you try again",
+        status=unanswered.status,
+    ) from unanswered
 
 
-def _refusal(error: CloudRefusedError, until: datetime | None) -> BletokenError:
-    reason = error.reason or f"HTTP {error.status}"
-    match error.reason:
-        case "DEVICE_NOT_CLAIMABLE" if until is not None and datetime.now(UTC) >= until:
+def _meaning_of(error: CloudError, until: datetime | None) -> BletokenError:
+    """What a refusal says about the device, where it does."""
+    if not isinstance(error, CloudRefusedError) or error.reason in _NOT_ABOUT_THE_CODE:
+        return error
+    if error.reason == reasons.ALREADY_IN_HOME:
+        return AlreadyProvisionedError("MODE says that the device is in a home already")
+    if error.reason == reasons.NOT_CLAIMABLE:
+        if until is not None and datetime.now(UTC) >= until:
             return ClaimExpiredError("the device's claim mode has ended")
-        case "DEVICE_NOT_CLAIMABLE":
-            return NotClaimableError("MODE says that the device's claim mode is off")
-        case "DEVICE_ALREADY_IN_HOME":
-            return AlreadyProvisionedError("MODE says that the device is in a home already")
-        case other if other in _NOT_ABOUT_THE_CODE:
-            return error
-        case _:
-            return ClaimCodeRefusedError(f"MODE does not accept the claim code: {reason}", reason=error.reason)
+        return NotClaimableError("MODE says that the device's claim mode is off")
+    reason = error.reason or f"HTTP {error.status}"
+    return ClaimCodeRefusedError(f"MODE does not accept the claim code: {reason}", reason=error.reason)

@@ -204,14 +204,14 @@ def _claim_code(arguments: argparse.Namespace) -> str | None:
     """The typed claim code; None where the device is to tell it over Bluetooth."""
     from bletoken.protocol.wire import LONGEST_CLAIM_CODE
 
-    if arguments.claim_code_file:
-        claim_code = console.secret_from(arguments.claim_code_file, "the claim code")
-    elif arguments.typed:
-        claim_code = _ask("Claim code: ", "--claim-code-file")
-    else:
+    if not arguments.claim_code_file and not arguments.typed:
         return None
     if arguments.qr or arguments.code_file or arguments.device:
         raise UsageError("a typed claim code needs no setup code and no device: it goes to MODE, not over Bluetooth")
+    if arguments.claim_code_file:
+        claim_code = console.secret_from(arguments.claim_code_file, "the claim code")
+    else:
+        claim_code = _ask("Claim code: ", "--claim-code-file")
     if not 1 <= len(claim_code) <= LONGEST_CLAIM_CODE or not all("!" <= c <= "~" for c in claim_code):
         raise UsageError(f"a claim code is 1 to {LONGEST_CLAIM_CODE} printable ASCII characters without spaces")
     return claim_code

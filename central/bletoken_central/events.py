@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 _SUBSCRIBE_TIMEOUT_S: Final = 5
 _EVENT_TIMEOUT_S: Final = 15
+_MOST_WAITING: Final = 256
 
 
 class Events:
@@ -44,11 +45,11 @@ class Events:
                 await self._subscribed.wait()
 
     async def event_of(self, device_id: int) -> str | None:
-        """The type of the device's own event; None when none came in time. MODE's built-in ones begin with "_"."""
+        """The type of the device's own event; None when none came in time."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_EVENT_TIMEOUT_S):
                 while (event := await self._heard.get()) is not None:
-                    if event.origin_device_id == device_id and not event.event_type.startswith("_"):
+                    if event.origin_device_id == device_id:
                         return event.event_type
                 # The end of the stream is no error, but a defect in following it is.
                 await self._listening
@@ -60,6 +61,11 @@ class Events:
                 async with self._api.events() as stream:
                     self._subscribed.set()
                     async for event in stream:
+                        if event.event_type.startswith("_"):
+                            # MODE's own: that a device is connected, say.
+                            continue
+                        if self._heard.qsize() >= _MOST_WAITING:
+                            self._heard.get_nowait()
                         self._heard.put_nowait(event)
         finally:
             self._subscribed.set()

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn, Protocol
 
 from bletoken.errors import (
     AlreadyProvisionedError,
@@ -34,11 +34,13 @@ from bletoken.errors import (
     RemoteProtocolError,
     TokenRefusedError,
     UnsupportedVersionError,
+    WrongMechanismError,
 )
 from bletoken.protocol.companion import CompanionMachine, MethodNotOfferedError
 from bletoken.protocol.setup_code import Entropy, Method, QrSecret, SetupCode
 from bletoken.protocol.wire import (
     Accepted,
+    Action,
     AskStatus,
     Claim,
     Claimable,
@@ -246,10 +248,18 @@ class ClaimRequest(Question):
 
     Args:
         duration_s: How long the claim mode is to last, 60 to 900 seconds.
+        allowed: Awaited before the device is asked: nothing is turned on for somebody who cannot claim. Its owner
+            cancels it.
     """
 
-    def __init__(self, duration_s: int) -> None:
+    def __init__(self, duration_s: int, allowed: asyncio.Future[Any]) -> None:
         super().__init__(Claim(duration_s))
+        self._allowed = allowed
+
+    async def request(self) -> Request:
+        """See `Ask.request`."""
+        await asyncio.shield(self._allowed)
+        return await super().request()
 
     def is_last(self, status: Status) -> bool:
         """See `Ask.is_last`."""
@@ -408,6 +418,8 @@ class Exchange:
 
     def _heard(self, status: Status) -> None:
         if isinstance(status, Failed):
+            if status.code is FailureCode.NOT_ALLOWED and self.offer is not None:
+                _check_mechanism(self._ask, self.offer)
             raise failure_of(status)
         steps = {Accepted: Step.ACCEPTED, Redeeming: Step.REDEEMING, Stored: Step.STORED}
         step = steps.get(type(status))
@@ -471,6 +483,17 @@ def _refused_in_clear(status: ClearStatus) -> NoReturn:
             raise RemoteProtocolError("the device could not read the message")
 
 
+def _check_mechanism(ask: Ask, offer: Offer) -> None:
+    """Say it better where the device's offer, authentic by now, tells why it does not allow what was asked."""
+    if not isinstance(ask, HandOver | ClaimRequest):
+        return
+    if offer.state is CoarseState.PROVISIONED:
+        raise AlreadyProvisionedError("the device is in a home already")
+    if (Action.CLAIM if isinstance(ask, ClaimRequest) else Action.PROVISION) not in offer.actions:
+        which = "gets its key by token" if isinstance(ask, ClaimRequest) else "is pre-provisioned"
+        raise WrongMechanismError(f"the device {which}")
+
+
 def failure_of(status: Failed) -> BletokenError:
     """The error that an authentic failure is."""
     because = f": {status.reason}" if status.reason else ""
@@ -482,7 +505,9 @@ def failure_of(status: Failed) -> BletokenError:
         case FailureCode.CLOUD_UNREACHABLE:
             return DeviceOfflineError(f"the device cannot reach MODE{because}")
         case FailureCode.CLOUD_ERROR:
-            return DeviceCloudError(f"MODE asked the device to come back later, too often{because}")
+            return DeviceCloudError(
+                f"MODE gave the device no usable answer, or asked it to come back later, too often{because}"
+            )
         case FailureCode.CLOCK_WRONG:
             return ClockWrongError("the device's clock is wrong, so it cannot check MODE's certificate")
         case FailureCode.STORAGE_FAILED:

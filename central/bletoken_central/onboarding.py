@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from bletoken.errors import (
     CloudError,
@@ -66,8 +66,8 @@ Choose = Callable[[Sequence["Device"]], Awaitable[int | None]]
 DEFAULT_CLAIM_S: Final = 300
 """Seconds for which a device may be claimed, unless told otherwise."""
 
-_LATEST: Final = 253402300799
-"""The last second that a date of Python can be."""
+_LATEST: Final = 2**32
+"""A second that every platform can show as a date; what a device tells is not to be trusted."""
 
 _HOME_LOOKS: Final = 4
 _LONGEST_NOTE_S: Final = 30 * 86400
@@ -312,11 +312,11 @@ class Companion:
             raise UsageError(f"a claim mode lasts {SHORTEST_CLAIM_S} to {LONGEST_CLAIM_S} seconds")
         watch = _Stopwatch(self._report)
 
-        async def ask() -> tuple[str, datetime]:
+        async def ask(allowed: asyncio.Future[Any]) -> tuple[str, datetime]:
             exchange = Exchange(
                 self._radio,
                 code,
-                ClaimRequest(duration_s),
+                ClaimRequest(duration_s, allowed),
                 address=address,
                 report=watch.report,
                 limits=self._limits,
@@ -341,20 +341,24 @@ class Companion:
             UsageError: There is no session key, or the home is not clear.
         """
 
-        async def ask() -> tuple[str, None]:
+        async def ask(allowed: asyncio.Future[Any]) -> tuple[str, None]:
+            await allowed
             return claim_code, None
 
         return await self._claim(ask, home_id, _Stopwatch(self._report))
 
     async def _claim(
-        self, ask: Callable[[], Awaitable[tuple[str, datetime | None]]], home_id: int | None, watch: "_Stopwatch"
+        self,
+        ask: Callable[[asyncio.Future[Any]], Awaitable[tuple[str, datetime | None]]],
+        home_id: int | None,
+        watch: "_Stopwatch",
     ) -> Onboarded:
         api = self._signed_in()
         home = await _only_home(api) if home_id is None else home_id
         async with Events(api) as events:
             looking = asyncio.create_task(api.devices(home))
             try:
-                claim_code, until = await ask()
+                claim_code, until = await ask(looking)
                 known = frozenset(device.id for device in await looking)
             finally:
                 looking.cancel()

@@ -6,13 +6,14 @@ knows better.
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from bletoken.errors import (
     AlreadyProvisionedError,
@@ -27,6 +28,8 @@ from bletoken.errors import (
     NotSignedInError,
     StorageError,
 )
+from bletoken.mode import reasons
+from bletoken.mode.retry import RetryPolicy, retrying
 from bletoken.protocol.device import SessionId
 from bletoken.protocol.wire import (
     LONGEST_CLAIM_S,
@@ -43,8 +46,7 @@ if TYPE_CHECKING:
     from bletoken.mode.credentials import Credentials
     from bletoken.mode.device_api import DeviceApi
 
-IN_HOME_REASON: Final = "DEVICE_ALREADY_IN_HOME"
-"""MODE's reason for what cannot be done with a device that is in a home (MODE's own SDKs)."""
+T = TypeVar("T")
 
 _FIRST_PAUSE_S: Final = 1.0
 _LONGEST_PAUSE_S: Final = 10.0
@@ -55,6 +57,14 @@ _FIRST_LOOK_S: Final = 0.1
 _LONGEST_LOOK_S: Final = 5.0
 _LONGEST_IDLE_LOOK_S: Final = 30.0
 _LONGEST_UNREACHABLE_S: Final = 60.0
+
+_LONGEST_TOLD_S: Final = 3600.0
+"""Seconds that MODE can have a look put off."""
+
+_APART_S: Final = 1.0
+"""Seconds between two requests to turn the claim mode on: whoever holds the label must not use MODE's patience up."""
+
+_TRIES: Final = 3
 
 _GRACE_S: Final = 5.0
 """Seconds for which it is looked on after the claim mode's end, as MODE's clock is another."""
@@ -67,7 +77,7 @@ class ClaimRecord:
     Attributes:
         claim_code: The code that MODE takes to claim it. A secret.
         is_claimed: Whether it is in a home, and has announced itself there.
-        was_opened: Whether its first window is over: from then on a person opens it.
+        was_opened: Whether it had its first window: from then on a person opens it.
     """
 
     claim_code: str = field(repr=False)
@@ -108,6 +118,18 @@ async def turn_off(api: "DeviceApi", credentials: "Credentials") -> None:
         raise _refusal(e) from e
 
 
+async def patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask MODE what may be asked again even where no answer came.
+
+    Raises:
+        CloudError: How the last try ended.
+    """
+    for _ in range(_TRIES - 1):
+        with contextlib.suppress(CloudNoAnswerError):
+            return await retrying(RetryPolicy(), ask)
+    return await retrying(RetryPolicy(), ask)
+
+
 async def home_of(api: "DeviceApi", credentials: "Credentials") -> int | None:
     """The home that the device is in; None while it is in none.
 
@@ -131,24 +153,30 @@ async def claimed(api: "DeviceApi", credentials: "Credentials", duration_s: int)
     """
     ends_at = time.monotonic() + duration_s + _GRACE_S
     while True:
-        is_over = time.monotonic() >= ends_at
+        is_over, pause = time.monotonic() >= ends_at, 1.0
         try:
             home = await home_of(api, credentials)
-        except CloudError:
+        except CloudError as e:
             if is_over:
                 raise
-            home = None
+            home, pause = None, max(pause, _told_s(e))
         if home is not None:
             return home
         if is_over:
             raise ClaimExpiredError("the claim mode ended, and nobody claimed the device")
-        await asyncio.sleep(1)
+        await asyncio.sleep(min(pause, max(0, ends_at - time.monotonic())))
+
+
+def _told_s(error: CloudError) -> float:
+    """Seconds that MODE asked to wait."""
+    told_s = error.retry_after_s if isinstance(error, CloudRetryLaterError) else None
+    return min(told_s or 0.0, _LONGEST_TOLD_S)
 
 
 def _refusal(error: CloudRefusedError) -> Exception:
     if isinstance(error, NotSignedInError):
         return DeviceRemovedError("MODE does not accept the device's key")
-    if error.reason == IN_HOME_REASON:
+    if error.reason == reasons.ALREADY_IN_HOME:
         return AlreadyProvisionedError("the device is in a home already")
     reason = error.reason or f"HTTP {error.status}"
     return ClaimRefusedError(f"MODE does not let this device turn its claim mode on or off: {reason}", reason=reason)
@@ -164,6 +192,15 @@ class _Seen(Enum):
     HOMELESS = "in no home"
     KEY_REFUSED = "key refused"
     NOTHING = "nothing"
+
+
+@dataclass(frozen=True, slots=True)
+class _Asker:
+    """What a session waits for: the counter of its request, seconds of claim mode, and when it is told to give up."""
+
+    re: int
+    duration_s: int
+    give_up_at: float
 
 
 class Claiming:
@@ -207,7 +244,7 @@ class Claiming:
         self._announce = announce
         self._retry_s = retry_s
         self._clock = clock
-        self._askers: dict[SessionId, tuple[int, int]] = {}
+        self._askers: dict[SessionId, _Asker] = {}
         self._asked = asyncio.Event()
         self._look_now = asyncio.Event()
         self._on_until: float | None = None
@@ -228,13 +265,22 @@ class Claiming:
             re: The counter of its request.
             duration_s: How long.
         """
-        self._askers[session] = (re, duration_s)
+        if session in self._askers:
+            # One at a time: each request gets one answer.
+            self._tell(session, Failed(re, code=FailureCode.BUSY))
+            return
+        self._askers[session] = _Asker(re, duration_s, self._clock() + self._retry_s)
         self._tell(session, Accepted(re))
         self._asked.set()
 
     def left(self, peer: str) -> None:
         """A companion left: nobody is told on its behalf."""
         self._askers = {session: asked for session, asked in self._askers.items() if session.peer != peer}
+
+    @property
+    def is_asked(self) -> bool:
+        """Whether a companion waits for the claim code."""
+        return bool(self._askers)
 
     def turned_on(self, duration_s: int) -> None:
         """The claim mode was turned on somewhere else for so many seconds from now; off with 0."""
@@ -247,14 +293,17 @@ class Claiming:
         """Look at MODE now: something may have changed there."""
         self._look_now.set()
 
-    def window_closed(self) -> None:
-        """The window has ended: the first one comes only once.
+    def open_first_window(self) -> bool:
+        """Whether this is the device's first window, which opens by itself, once.
 
         Raises:
-            StorageError: It cannot be made durable.
+            StorageError: It cannot be made durable that it was.
         """
-        if not self.record.was_opened:
-            self._keep(replace(self.record, was_opened=True))
+        if self.record.was_opened:
+            return False
+        # Before it is open: power that comes and goes must not open it again and again.
+        self._keep(replace(self.record, was_opened=True))
+        return True
 
     async def run(self, api: "DeviceApi") -> None:
         """Serve companions and look at MODE until cancelled."""
@@ -275,45 +324,59 @@ class Claiming:
             await self._turn_on(api)
 
     async def _turn_on(self, api: "DeviceApi") -> None:
-        """Ask MODE for all who want it, until nobody does or it takes too long."""
-        give_up_at = self._clock() + self._retry_s
+        """Ask MODE for all who want it, until nobody does."""
         pause = _FIRST_PAUSE_S
         while self._askers:
             askers = dict(self._askers)
-            began_at, duration_s = self._clock(), max(duration_s for _, duration_s in askers.values())
+            # Asking again never takes away from what somebody was told.
+            duration_s = max(*(asker.duration_s for asker in askers.values()), math.ceil(self.on_s))
+            began_at = self._clock()
             self._report(Progress("claim mode", "asking MODE"))
             try:
                 until = await turn_on(api, self._credentials, duration_s)
             except (CloudUnreachableError, CloudRetryLaterError, CloudNoAnswerError) as e:
-                told_s = (e.retry_after_s or 0) if isinstance(e, CloudRetryLaterError) else 0
-                wait_s = max(told_s, pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
-                if self._clock() + wait_s >= give_up_at:
-                    code, reason = _failure(e)
-                    self._answer(askers, Failed(0, code=code, reason=reason, retry_after_s=min(round(told_s), 2**31)))
-                    self._report(Progress("failed", str(e)))
-                    continue
-                self._report(Progress("waiting for MODE", f"{e}; next try in {wait_s:.0f} s"))
-                await asyncio.sleep(wait_s)
-                pause = min(pause * 2, _LONGEST_PAUSE_S)
-                for session, (re, _) in self._askers.items():
-                    # Whoever waits hears that it goes on.
-                    self._tell(session, Accepted(re))
+                pause = await self._put_off(e, pause)
+                continue
             except (AlreadyProvisionedError, DeviceRemovedError, ClaimRefusedError) as e:
                 code, reason = _refused(e)
                 self._answer(askers, Failed(0, code=code, reason=reason))
                 self._report(Progress("failed", str(e)))
                 self.look()
             else:
-                ends = int(until.timestamp())
-                self._answer(askers, Claimable(0, claim_code=self.record.claim_code, until=ends))
-                self.turned_on(max(1, round(duration_s - (self._clock() - began_at))))
+                self._turned_on(askers, until, duration_s - (self._clock() - began_at))
+            await asyncio.sleep(_APART_S)
 
-    def _answer(self, askers: dict[SessionId, tuple[int, int]], status: Status) -> None:
+    def _turned_on(self, askers: dict[SessionId, _Asker], until: datetime, left_s: float) -> None:
+        if self.is_claimed:
+            # Somebody else was faster.
+            self._answer(askers, Failed(0, code=FailureCode.ALREADY_PROVISIONED))
+            return
+        self._answer(askers, Claimable(0, claim_code=self.record.claim_code, until=int(until.timestamp())))
+        self.turned_on(max(1, round(left_s)))
+
+    async def _put_off(self, error: CloudError, pause: float) -> float:
+        """Wait before MODE is asked again, and tell whose time is over by then. Returns the next pause."""
+        wait_s = max(_told_s(error), pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+        next_at = self._clock() + wait_s
+        code, reason = _failure(error)
+        over = {session: asker for session, asker in self._askers.items() if next_at >= asker.give_up_at}
+        self._answer(over, Failed(0, code=code, reason=reason, retry_after_s=round(_told_s(error))))
+        if not self._askers:
+            self._report(Progress("failed", str(error)))
+            return _FIRST_PAUSE_S
+        self._report(Progress("waiting for MODE", f"{error}; next try in {wait_s:.0f} s"))
+        await asyncio.sleep(wait_s)
+        for session, asker in self._askers.items():
+            # Whoever waits hears that it goes on.
+            self._tell(session, Accepted(asker.re))
+        return min(pause * 2, _LONGEST_PAUSE_S)
+
+    def _answer(self, askers: dict[SessionId, _Asker], status: Status) -> None:
         """Tell each of them the same, as the answer to its own request."""
-        for session, asked in askers.items():
-            if self._askers.get(session) == asked:
+        for session, asker in askers.items():
+            if self._askers.get(session) == asker:
                 del self._askers[session]
-                self._tell(session, replace(status, re=asked[0]))
+                self._tell(session, replace(status, re=asker.re))
 
     # Looking at MODE ---------------------------------------------------------------------------------------------
 
@@ -326,17 +389,18 @@ class Claiming:
         pause = _FIRST_LOOK_S
         while True:
             self._look_now.clear()
-            seen = await self._look(api)
-            if seen is _Seen.KEY_REFUSED or (seen is _Seen.IN_HOME and self.record.is_claimed):
+            seen, told_s = await self._look(api)
+            if seen is _Seen.IN_HOME and self.record.is_claimed:
                 self._on_until = None
                 return
-            if seen is _Seen.HOMELESS and self._on_until is not None and self.on_s == 0:
+            if self._on_until is not None and self.on_s == 0:
                 self._on_until = None
                 self._report(Progress("claim mode ended", "nobody claimed the device"))
-            if seen is _Seen.HOMELESS and self._clock() >= self._look_until:
+            # A key that is refused may be accepted again; who is told to go must not come back for ever.
+            if seen in (_Seen.HOMELESS, _Seen.KEY_REFUSED) and self._clock() >= self._look_until:
                 return
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(max(pause, told_s)):
                     await self._look_now.wait()
             if self._look_now.is_set():
                 pause = _FIRST_LOOK_S
@@ -346,26 +410,26 @@ class Claiming:
             longest = _LONGEST_UNREACHABLE_S if seen is _Seen.NOTHING else _LONGEST_IDLE_LOOK_S
             pause = min(pause * 1.5, longest if self._on_until is None else _LONGEST_LOOK_S)
 
-    async def _look(self, api: "DeviceApi") -> _Seen:
-        """See whether the device is in a home, and keep what is new."""
+    async def _look(self, api: "DeviceApi") -> tuple[_Seen, float]:
+        """See whether the device is in a home, and keep what is new; and the seconds that MODE asks to wait."""
         try:
             home = await home_of(api, self._credentials)
             if home is None:
                 self._lost_home()
-                return _Seen.HOMELESS
+                return _Seen.HOMELESS, 0
             await self._found_home(api, home)
         except DeviceRemovedError as e:
             if not self.key_refused:
                 self.key_refused = True
                 self._report(Progress("removed in MODE", str(e), self._credentials.device_id))
                 self._changed()
-            return _Seen.KEY_REFUSED
-        except CloudError:
-            return _Seen.NOTHING
+            return _Seen.KEY_REFUSED, 0
+        except CloudError as e:
+            return _Seen.NOTHING, _told_s(e)
         except StorageError as e:
             self._report(Progress("cannot write the record", str(e)))
-            return _Seen.NOTHING
-        return _Seen.IN_HOME
+            return _Seen.NOTHING, 0
+        return _Seen.IN_HOME, 0
 
     def _lost_home(self) -> None:
         is_news = self.is_claimed or self.key_refused

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from bletoken import console
-from bletoken.errors import NotRunningError
+from bletoken.errors import BletokenError, NotRunningError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -215,6 +215,8 @@ def _check_still_possible(folder: "StateFolder", record: "ClaimRecord", credenti
         raise StorageError(
             f"{folder.path} belongs to a device that gets its key by token; run: bletoken-peripheral reset"
         )
+    if has is not None and has.mode_url != credentials.mode_url:
+        raise StorageError(f"{folder.path} has a key of {has.mode_url}, but mode_url is {credentials.mode_url}")
     if has is not None and (has != credentials or claim is None or claim.claim_code != record.claim_code):
         raise StorageError(
             f"{folder.path} has another id, key or claim code already; run: bletoken-peripheral reset --erase-key"
@@ -360,28 +362,28 @@ async def _claim_with_mode(
     arguments: argparse.Namespace, config: "Config", folder: "StateFolder", credentials: "Credentials"
 ) -> int:
     from bletoken.mode.device_api import DeviceApi
-    from bletoken.mode.retry import RetryPolicy, retrying
     from bletoken_peripheral import claiming, control
 
     def tell_running(seconds: int) -> None:
-        with contextlib.suppress(NotRunningError):
+        # It looks at MODE itself before long; MODE has said what this is about.
+        with contextlib.suppress(BletokenError):
             control.ask(folder.path, control.Command.CLAIM, seconds)
 
     async with DeviceApi(config.mode_url, ca_file=config.mode_ca) as api:
         if arguments.off:
-            await retrying(RetryPolicy(), lambda: claiming.turn_off(api, credentials))
-            tell_running(0)
+            await claiming.patiently(lambda: claiming.turn_off(api, credentials))
             _say(arguments, {"ok": True, "claimable": False}, "Claim mode is off.")
+            tell_running(0)
             return 0
-        until = await retrying(RetryPolicy(), lambda: claiming.turn_on(api, credentials, arguments.duration_s))
-        tell_running(arguments.duration_s)
-        ends = until.astimezone().strftime("%H:%M:%S")
-        content: dict[str, object] = {"ok": True, "claimable": True, "until": until.isoformat()}
+        until = await claiming.patiently(lambda: claiming.turn_on(api, credentials, arguments.duration_s))
+        content: dict[str, object] = {"claimable": True, "until": until.isoformat()}
         _say(
             arguments,
-            {"event": "claimable", **content} if arguments.wait else content,
-            f"Claim mode is on until {ends}. Claim the device with its claim code: bletoken-central claim --typed",
+            {"step": "claimable", **content} if arguments.wait else {"ok": True, **content},
+            f"Claim mode is on until {until.astimezone():%H:%M:%S}."
+            " Claim the device with its claim code: bletoken-central claim --typed",
         )
+        tell_running(arguments.duration_s)
         if not arguments.wait:
             return 0
         home = await claiming.claimed(api, credentials, arguments.duration_s)
@@ -463,11 +465,12 @@ def _reset(arguments: argparse.Namespace) -> int:
 
     _, folder = _open(arguments)
     with folder.lock():
+        # With --erase-key nothing is read, so that it helps whatever state the files are in.
+        kept = None if arguments.erase_key else _from_the_maker(folder)
         if not arguments.yes:
             if not sys.stdin.isatty():
                 raise UsageError("reset forgets the device's credentials; say --yes if that is meant")
-            keeps = folder.read_claim() is not None and not arguments.erase_key
-            forgets = "that the device was claimed" if keeps else "the device's id and key"
+            forgets = "the device's id and key" if kept is None else "that the device was claimed"
             console.say(f"This forgets {forgets}. The device in the MODE home is not removed.")
             try:
                 answer = input("Type yes to go on: ")
@@ -476,18 +479,32 @@ def _reset(arguments: argparse.Namespace) -> int:
             if answer.strip().lower() != "yes":
                 console.say("Nothing was changed.")
                 return 1
-        claim = folder.read_claim()
-        if claim is None or arguments.erase_key or folder.read_credentials() is None:
+        if kept is None:
             folder.erase_onboarding()
         else:
-            # Its id and key are from its maker, and nobody could give it others.
-            folder.write_claim(replace(claim, is_claimed=False, was_opened=False))
-    _say(
-        arguments,
-        {"ok": True},
-        "The device is as before its first provisioning; its setup code is unchanged.",
-    )
+            folder.write_claim(kept)
+    _say(arguments, {"ok": True}, "The device is as before its first provisioning; its setup code is unchanged.")
     return 0
+
+
+def _from_the_maker(folder: "StateFolder") -> "ClaimRecord | None":
+    """The claim record as it came from the maker; None for a device that is not pre-provisioned.
+
+    Nobody but the maker could give the device another id and key, so a reset keeps them.
+    """
+    from bletoken.errors import StorageError
+
+    try:
+        claim = folder.read_claim()
+        if claim is None or folder.read_credentials() is None:
+            return None
+    except StorageError as e:
+        if not folder.has_claim():
+            return None
+        raise StorageError(
+            f"{e}; reset --erase-key forgets it, and init with its id, key and claim code mends it"
+        ) from e
+    return replace(claim, is_claimed=False, was_opened=False)
 
 
 if __name__ == "__main__":

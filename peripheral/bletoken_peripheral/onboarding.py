@@ -24,7 +24,6 @@ from bletoken.errors import (
     CloudRetryLaterError,
     CloudUnreachableError,
     IdentifyError,
-    NotSignedInError,
     RadioUnavailableError,
     RemoteProtocolError,
     StorageError,
@@ -52,8 +51,7 @@ from bletoken.protocol.wire import (
     token_ref,
 )
 from bletoken_peripheral import control, identification, redemption
-from bletoken_peripheral.claiming import Claiming, ClaimRecord
-from bletoken_peripheral.claiming import bounded_reason as _reason
+from bletoken_peripheral.claiming import Claiming, ClaimRecord, bounded_reason
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
@@ -171,7 +169,7 @@ class Onboarding:
             self._report(Progress("already provisioned", device_id=self._device_id))
             window_s = min(_LAST_ANSWER_S, self._config.announced_window_s)
         self._window_until = _now() + window_s
-        if self._claiming is not None and not self._claiming.record.was_opened:
+        if self._claiming is not None and self._is_first_window(self._claiming):
             # The first start is a person's doing; after that power alone opens nothing that a claim could use.
             self._claim_window_until = self._window_until
         try:
@@ -223,6 +221,7 @@ class Onboarding:
                     "pin_wait_s": None if math.isinf(wait_s) else math.ceil(wait_s),
                     "claim_window_s": max(0, round(self._claim_window_until - _now())),
                     "claim_mode_s": 0 if self._claiming is None else round(self._claiming.on_s),
+                    "key_refused": self._claiming is not None and self._claiming.key_refused,
                 }
             case Command.CLAIM:
                 if self._claiming is not None:
@@ -255,7 +254,6 @@ class Onboarding:
             if self._window_s() > 0:
                 await self._serve_window()
                 self._report(Progress("window closed", "no longer advertising"))
-                self._first_window_is_over()
                 continue
             # Without a window there is no radio, and nothing keeps MODE's library from being loaded.
             self._is_on_air()
@@ -285,15 +283,15 @@ class Onboarding:
         self._on_air.set()
         self._ready()
 
-    def _first_window_is_over(self) -> None:
-        if self._claiming is not None:
-            try:
-                self._claiming.window_closed()
-            except StorageError as e:
-                self._report(Progress("cannot write the record", str(e)))
+    def _is_first_window(self, claiming: Claiming) -> bool:
+        try:
+            return claiming.open_first_window()
+        except StorageError as e:
+            self._report(Progress("cannot write the record", str(e)))
+            return False
 
     def _window_s(self) -> float:
-        if self._phase in (Phase.RECEIVED, Phase.REDEEMING):
+        if self._phase in (Phase.RECEIVED, Phase.REDEEMING) or (self._claiming is not None and self._claiming.is_asked):
             # Who waits for the outcome is not cut off; the redemption has an end of its own.
             return self._config.retry_s
         return max(self._window_until, self._linger_until) - _now()
@@ -520,7 +518,9 @@ class Onboarding:
                 f"{self._folder.path} has a claim code and no device id and key: init was not finished; run it again"
             )
         if self._journal is not None:
-            raise StorageError(f"{self._folder.path} has both a claim code and a token's journal; {_RUN_RESET}")
+            raise StorageError(
+                f"{self._folder.path} has both a claim code and a token's journal; {_RUN_RESET} --erase-key"
+            )
         return Claiming(
             record,
             self._credentials,
@@ -535,8 +535,12 @@ class Onboarding:
 
     def _claim_changed(self) -> None:
         if self._is_provisioned:
-            self._window_until = _now() + self._config.announced_window_s
             self._claim_window_until = 0.0
+            if self._server is not None:
+                self._window_until = _now() + self._config.announced_window_s
+        else:
+            # Whoever opened it meant this.
+            self._window_until = max(self._window_until, self._claim_window_until)
         self._journal_changed()
 
     def _save(self, journal: Journal) -> None:
@@ -624,9 +628,11 @@ class Onboarding:
         except CloudUnreachableError as e:
             return self._postpone(journal, self._unreachable(e, journal.companion_time), 0)
         except CloudRetryLaterError as e:
-            return self._postpone(journal, Failure(FailureCode.CLOUD_ERROR, _reason(e.reason)), e.retry_after_s or 0)
+            return self._postpone(
+                journal, Failure(FailureCode.CLOUD_ERROR, bounded_reason(e.reason)), e.retry_after_s or 0
+            )
         except CloudRefusedError as e:
-            self._fail(Failure(FailureCode.TOKEN_REFUSED, _reason(e.reason or f"HTTP {e.status}")))
+            self._fail(Failure(FailureCode.TOKEN_REFUSED, bounded_reason(e.reason or f"HTTP {e.status}")))
         except CloudNoAnswerError as e:
             self._lose(str(e), f"HTTP {e.status}" if e.status else "no answer")
         else:
@@ -715,7 +721,7 @@ class Onboarding:
 
     async def _announce_once(self, api: "DeviceApi", credentials: Credentials, journal: Journal) -> None:
         if not self._verified:
-            if not await _is_accepted(api, credentials):
+            if not await api.accepts(credentials.device_id, credentials.api_key):
                 self._mark_removed(journal)
                 return
             self._verified = True
@@ -735,7 +741,7 @@ class Onboarding:
         pause = _FIRST_PAUSE_S
         while True:
             try:
-                accepted = await _is_accepted(api, credentials)
+                accepted = await api.accepts(credentials.device_id, credentials.api_key)
                 if not accepted and not journal.was_removed:
                     self._mark_removed(journal)
                 elif not accepted:
@@ -765,15 +771,7 @@ class Onboarding:
             )
         except CloudRefusedError as e:
             # The device is provisioned all the same; the companion looks into the home when no event comes.
-            self._report(Progress("event refused", _reason(e.reason), credentials.device_id))
-
-
-async def _is_accepted(api: "DeviceApi", credentials: Credentials) -> bool:
-    try:
-        identity = await api.identity(credentials.api_key)
-    except NotSignedInError:
-        return False
-    return identity.type == "device" and identity.device_id == credentials.device_id
+            self._report(Progress("event refused", bounded_reason(e.reason), credentials.device_id))
 
 
 def _consistent(folder: StateFolder, journal: Journal | None, credentials: Credentials | None) -> Journal | None:

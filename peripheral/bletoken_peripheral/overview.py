@@ -48,7 +48,7 @@ def overview(
     content: dict[str, object] = {
         "state": state.name.lower().replace("_", "-"),
         "phase": journal.phase.value if journal else None,
-        "removed": journal is not None and journal.was_removed,
+        "removed": (journal is not None and journal.was_removed) or bool(running and running.get("key_refused")),
         "failure": failure and {"code": failure.code.name, "reason": console.printable(failure.reason)},
         "device_id": credentials.device_id if credentials else None,
         "setup_code": label is not None,
@@ -80,6 +80,8 @@ def _next(content: Mapping[str, object], journal: Journal | None, credentials: C
     """What a person at the device can do; empty where there is nothing to be done."""
     if not content["setup_code"]:
         return "run: bletoken-peripheral init"
+    if content["removed"] and content["claim_code"]:
+        return "MODE does not know its key; run: bletoken-peripheral reset --erase-key, and init with another"
     if content["removed"]:
         return "removed in MODE; run: bletoken-peripheral reset"
     if journal is not None and journal.device_id is not None and credentials is None:

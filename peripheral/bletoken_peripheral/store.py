@@ -150,6 +150,10 @@ class StateFolder:
         """What a pre-provisioned device keeps; None for any other."""
         return self._read(CLAIM_FILE, _claim_from)
 
+    def has_claim(self) -> bool:
+        """Whether there is something by the claim record's name, readable or not."""
+        return os.path.lexists(self.path / CLAIM_FILE)
+
     def write_claim(self, record: ClaimRecord) -> None:
         """Make the claim record durable."""
         self._replace(

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import pwd
 import re
 import shutil
@@ -104,7 +103,7 @@ async def test_the_unit_completes_a_handoff_under_its_own_user_and_the_consumer_
     assert (properties["ActiveState"], properties["Type"]) == ("active", "notify")
     assert int(properties["WatchdogTimestampMonotonic"]) > 0
     own = pwd.getpwnam("bletoken")
-    assert os.stat(f"/proc/{properties['MainPID']}").st_uid == own.pw_uid != 0
+    assert Path(f"/proc/{properties['MainPID']}").stat().st_uid == own.pw_uid != 0
     assert shown("bletoken-consumer.service", "ActiveState")["ActiveState"] == "inactive"
 
     async with UserApi(bench.mode.url, bench.seed["userKey"]) as user, user.events() as events:
@@ -121,7 +120,7 @@ async def test_the_unit_completes_a_handoff_under_its_own_user_and_the_consumer_
     assert (STATE.stat().st_uid, stat.S_IMODE(STATE.stat().st_mode)) == (own.pw_uid, 0o700)
     consumer = shown("bletoken-consumer.service", "ActiveState", "MainPID")
     assert consumer["ActiveState"] == "active"
-    assert os.stat(f"/proc/{consumer['MainPID']}").st_uid not in (0, own.pw_uid)
+    assert Path(f"/proc/{consumer['MainPID']}").stat().st_uid not in (0, own.pw_uid)
     said = run("journalctl", "--quiet", "--output=cat", "--unit=bletoken-peripheral", "--unit=bletoken-consumer")
     assert json.loads(file.read_bytes())["api_key"] not in said
 

@@ -102,15 +102,15 @@ async def test_the_right_label_without_an_open_window_is_not_allowed(bench: Benc
 
 
 async def test_the_first_window_opens_by_itself_and_no_later_one(bench: Bench) -> None:
-    device = await bench.pre_provisioned(window_s=30)
+    device = await bench.pre_provisioned()
     await device.start()
+    # Before the window is open, so that power that comes and goes cannot open it again and again.
+    assert device.folder.read_claim() == ClaimRecord(device.claim_code, was_opened=True)
     await device.stop()
-    # Its first window was not over yet.
-    assert device.folder.read_claim() == ClaimRecord(device.claim_code)
     await device.start()
-    async with connected(bench, device.label.qr) as raw:
-        await raw.send(Claim(60))
-        assert isinstance(await answer(raw), Claimable)
+    assert (await bench.claim(device.label.qr)).exit_code == 19
+    await open_window(device)
+    assert (await bench.claim(device.label.qr)).exit_code == 0
 
 
 async def test_the_claim_code_goes_to_the_session_that_asked_and_comes_after_modes_confirmation(bench: Bench) -> None:
@@ -243,7 +243,7 @@ async def test_a_device_in_a_home_is_not_claimed_again_by_its_typed_code(bench: 
     assert again.exit_code == 11, again
     await device.saw("provisioned")
     over_the_air = await bench.claim(device.label.qr)
-    assert over_the_air.exit_code == 19, over_the_air
+    assert over_the_air.exit_code == 11, over_the_air
     assert await ask(bench, device.label.qr, AskStatus()) == Provisioned(0, device_id=device.device_id)
 
 
@@ -257,6 +257,27 @@ async def test_without_on_demand_provisioning_there_is_no_token_and_the_message_
     outcome = await bench.provision(device.label.qr)
     assert outcome.exit_code == 30, outcome
     assert "PERMISSION_DENIED" in outcome.message
+
+
+async def test_each_mechanism_says_so_when_the_other_is_the_devices(bench: Bench) -> None:
+    ahead = await bench.pre_provisioned("ahead")
+    await ahead.start()
+    token = await bench.push(ahead.label.qr, "a-token-of-somebody")
+    assert (token.exit_code, "is pre-provisioned" in token.message) == (19, True), token
+    await ahead.stop()
+    device = bench.device()
+    await device.start()
+    claim = await bench.claim(device.label.qr)
+    assert (claim.exit_code, "by token" in claim.message) == (19, True), claim
+
+
+async def test_nothing_is_turned_on_for_one_who_cannot_claim(bench: Bench) -> None:
+    device = await bench.pre_provisioned()
+    await device.start()
+    bench.seed["homeId"] += 1
+    outcome = await bench.claim(device.label.qr)
+    assert outcome.exit_code == 16, outcome
+    assert registrations(bench) == []
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
@@ -300,7 +321,7 @@ async def test_a_device_killed_after_it_was_claimed_announces_itself_at_its_next
     await device.kill()
     home = {"homeId": bench.seed["homeId"], "claimCode": device.claim_code}
     (await bench.ask_mode("POST", "/devices", bench.seed["userKey"], home)).raise_for_status()
-    assert device.folder.read_claim() == ClaimRecord(device.claim_code)
+    assert device.folder.read_claim() == ClaimRecord(device.claim_code, was_opened=True)
     await device.start()
     await device.saw("provisioned")
     assert device.folder.read_claim() == ClaimRecord(device.claim_code, is_claimed=True, was_opened=True)
@@ -335,20 +356,6 @@ async def test_the_advert_says_that_a_device_can_be_claimed_and_then_that_it_is_
 
 
 # Time ---------------------------------------------------------------------------------------------------------------
-
-
-@in_process
-async def test_after_the_first_window_only_a_person_opens_one(bench: Bench, clock: Clock) -> None:
-    device = await bench.pre_provisioned()
-    await device.start()
-    clock.ahead_s += 901
-    await device.saw("window closed")
-    assert device.folder.read_claim() == ClaimRecord(device.claim_code, was_opened=True)
-    await device.stop()
-    await device.start()
-    assert (await bench.claim(device.label.qr)).exit_code == 19
-    await open_window(device)
-    assert (await bench.claim(device.label.qr)).exit_code == 0
 
 
 @in_process
