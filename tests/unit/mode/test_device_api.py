@@ -119,9 +119,30 @@ async def test_a_key_that_mode_does_not_accept_is_told_apart() -> None:
 
 async def test_a_device_sees_itself() -> None:
     async with serve(answer(200, {**DEVICE, "isConnected": False, "tag": "t"})) as server, DeviceApi(server.url) as api:
-        device = await api.device(7, "v1.key")
+        device = await api.device(2**63 + 1, "v1.key")
     assert device == Device(2**63 + 1, home_id=5, project_id=2, device_class="lamp", tag="t", is_connected=False)
-    assert server.requests[0].line == "GET /devices/7 HTTP/1.1"
+    assert server.requests[0].line == f"GET /devices/{2**63 + 1} HTTP/1.1"
+
+
+@pytest.mark.parametrize("home", [{}, {"homeId": None}, {"homeId": 0}])
+async def test_a_device_sees_that_it_is_in_no_home(home: dict[str, object]) -> None:
+    async with serve(answer(200, {"id": 7, **home})) as server, DeviceApi(server.url) as api:
+        assert (await api.device(7, "v1.key")).home_id is None
+
+
+@pytest.mark.parametrize("other", [{"id": 8}, {"homeId": "7"}, {"homeId": True}, {"homeId": -1}, {"homeId": 2**64}])
+async def test_what_is_not_clearly_about_the_device_and_its_home_is_no_answer(other: dict[str, object]) -> None:
+    async with serve(answer(200, {"id": 7, "homeId": 5, **other})) as server, DeviceApi(server.url) as api:
+        with pytest.raises(CloudNoAnswerError):
+            await api.device(7, "v1.key")
+
+
+@pytest.mark.parametrize("year", ["0001-01-01", "1970-01-01", "2106-01-01", "9999-12-31"])
+async def test_a_claim_window_that_ends_in_another_century_is_no_answer(year: str) -> None:
+    content = {"claimExpirationTime": f"{year}T00:00:00Z"}
+    async with serve(answer(200, content)) as server, DeviceApi(server.url) as api:
+        with pytest.raises(CloudNoAnswerError):
+            await api.open_claim_window(7, "v1.key", 300)
 
 
 @pytest.mark.parametrize(

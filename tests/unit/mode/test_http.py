@@ -527,6 +527,8 @@ async def test_secrets_are_in_no_log_no_message_and_nothing_that_an_error_holds(
     end: bytes | Callable[..., object], caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    # A command line that ran in this process before may have made it say less.
+    caplog.set_level(logging.DEBUG, logger="httpcore")
     seen = ""
     async with serve(end) as server:  # type: ignore[arg-type]
         got: BaseException | Answer

@@ -15,7 +15,7 @@ from bletoken.mode.credentials import Credentials
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import FailureCode, Provision
-from bletoken_peripheral import cli, store
+from bletoken_peripheral import cli, control, store
 from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import Event, Failure, Journal
 from bletoken_peripheral.store import StateFolder
