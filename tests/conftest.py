@@ -22,8 +22,11 @@ def pytest_report_header() -> str:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if item.get_closest_marker("bluez") and (why := stack.missing()):
-        pytest.skip(why)
+    if item.get_closest_marker("bluez"):
+        if why := stack.missing():
+            pytest.skip(why)
+        if why := stack.broken():
+            pytest.fail(why)
 
 
 @pytest.fixture(scope="session")

@@ -15,6 +15,9 @@ from bletoken.sim.air.link import LinkModel
 BLUEZ_AIR = LinkModel(connection_interval_s=0.0075, control_delay_s=0.1)
 """With link control any faster BlueZ answers Connect before it has set Connected, and bleak gives up."""
 
+_DIED = 1 << 7
+"""The kernel's mark that it has oopsed (Documentation/admin-guide/tainted-kernels)."""
+
 _DROP_IN = Path("/run/systemd/system/bluetooth.service.d/bletoken-tests.conf")
 _MAIN_CONF = Path("/run/bletoken-tests-main.conf")
 
@@ -24,6 +27,12 @@ def missing() -> str | None:
     if not os.environ.get("BLETOKEN_TEST_BLUEZ"):
         return "it takes a machine with BlueZ and virtual adapters: run scripts/bluez"
     return None
+
+
+def broken() -> str | None:
+    """Why nothing that BlueZ does here means anything any more, or None."""
+    tainted = int(Path("/proc/sys/kernel/tainted").read_text())
+    return "the kernel died in an earlier test: see the journal of the first that failed" if tainted & _DIED else None
 
 
 def version() -> str | None:

@@ -268,6 +268,7 @@ async def open_bench(
         if daemon:
             from bluez import bus  # its library is there on Linux only
 
+            daemon.start()
             bluez = await closing.enter_async_context(bus.BlueZ.open(daemon))
             on_bluez = [end for end in radios if getattr(ends, end)]
             adapters = await closing.enter_async_context(bus.adapters(bluez, hub, len(on_bluez)))

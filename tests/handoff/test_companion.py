@@ -32,7 +32,7 @@ async def alone(tmp_path: Path) -> AsyncIterator[Bench]:
 
 def companion(bench: Bench, **options: object) -> Companion:
     return Companion(
-        bench.hub.radio,
+        bench.companion_radio,
         session_key=bench.seed["userKey"],
         mode_url=bench.mode.url,
         notes=bench.path / "notes",

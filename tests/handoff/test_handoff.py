@@ -15,6 +15,7 @@ from bletoken_peripheral.redemption import Phase
 
 
 @pytest.mark.produces(exit_code=0)
+@pytest.mark.essential
 async def test_a_device_comes_out_provisioned(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -192,12 +193,18 @@ async def test_a_mode_that_asks_to_come_back_later_is_asked_again(bench: Bench, 
     assert await bench.devices_in_home() == [outcome.device_id]
 
 
+@pytest.mark.essential
 async def test_a_link_that_breaks_in_every_phase_is_restored(bench: Bench) -> None:
     device = bench.device()
     await device.start()
     bench.mode.faults.arm("POST /devices", Fault(delay_s=0.3))
     pushing = asyncio.create_task(bench.push(device.label.qr, await bench.token()))
-    for step in ("companion connected", "token accepted", "redeeming", "stored"):
+    steps = ["companion connected", "token accepted", "redeeming", "stored"]
+    if bench.companion_radio.startswith("system"):
+        # HACK: Linux corrupts a list in hci_chan_del, and kills bluetoothd, when a link is lost while the central's
+        # L2CAP still connects; seen with 6.1.192.
+        steps.remove("companion connected")
+    for step in steps:
         await device.saw(step)
         bench.hub.drop_all()
     outcome = await pushing

@@ -206,7 +206,7 @@ async def test_a_rogue_offer_ends_in_a_typed_error_and_no_token_leaves(
 ) -> None:
     label = Label.generate(secrets.token_bytes, with_pin=False)
     rogue = RogueDevice(hello)
-    async with GattServer(bench.hub.radio, str(AdvertName("r", label.qr.advert_tag(b"xy"))), rogue):
+    async with GattServer(bench.device_radio, str(AdvertName("r", label.qr.advert_tag(b"xy"))), rogue):
         outcome = await bench.push(label.qr, "precious", total_s=20)
     assert outcome.exit_code == exit_code, outcome
     assert rogue.written == []
@@ -218,7 +218,7 @@ async def test_a_silent_device_ends_in_a_typed_error(bench: Bench) -> None:
     label = Label.generate(secrets.token_bytes, with_pin=False)
     hello = offer_with([1])
     assert Offer.decode(hello)
-    async with GattServer(bench.hub.radio, str(AdvertName("r", label.qr.advert_tag(b"xy"))), RogueDevice(hello)):
+    async with GattServer(bench.device_radio, str(AdvertName("r", label.qr.advert_tag(b"xy"))), RogueDevice(hello)):
         outcome = await bench.push(label.qr, "precious", total_s=3)
     assert outcome.exit_code == 20, outcome
 

@@ -51,7 +51,7 @@ async def test_each_authentic_failure_has_its_message_and_exit_code(bench: Bench
         return [Failed(re, None if no_token else reference, code=code, reason="WHY")]
 
     label = Label.generate(secrets.token_bytes, with_pin=False)
-    async with ScriptedDevice(label, script=fail).on_air(bench.hub.radio):
+    async with ScriptedDevice(label, script=fail).on_air(bench.device_radio):
         outcome = await bench.push(label.qr, "token")
     assert (outcome.exit_code, FAILURES[code][1] in outcome.message) == (FAILURES[code][0], True), outcome
 
@@ -59,7 +59,7 @@ async def test_each_authentic_failure_has_its_message_and_exit_code(bench: Bench
 @pytest.mark.parametrize("code", params(CLEAR, ClearCode))
 async def test_each_clear_status_has_its_message_and_exit_code(bench: Bench, code: ClearCode) -> None:
     label = Label.generate(secrets.token_bytes, with_pin=False)
-    async with ScriptedDevice(label, clear=code).on_air(bench.hub.radio):
+    async with ScriptedDevice(label, clear=code).on_air(bench.device_radio):
         outcome = await bench.push(label.qr, "token")
     assert (outcome.exit_code, CLEAR[code][1] in outcome.message) == (CLEAR[code][0], True), outcome
 
@@ -70,7 +70,7 @@ async def test_hostile_reasons_reach_the_screen_as_bounded_printable_text(bench:
         return [Failed(re, reference, code=FailureCode.TOKEN_REFUSED, reason="\x1b[2J\u202egnp.exe\r\n" + "x" * 40)]
 
     label = Label.generate(secrets.token_bytes, with_pin=False)
-    async with ScriptedDevice(label, script=fail).on_air(bench.hub.radio):
+    async with ScriptedDevice(label, script=fail).on_air(bench.device_radio):
         outcome = await bench.push(label.qr, "token")
     assert outcome.exit_code == 6
     assert "gnp.exe" in outcome.shown
@@ -82,7 +82,7 @@ async def test_what_speaks_of_another_token_is_no_success(bench: Bench) -> None:
         return [Provisioned(re, bytes(16), device_id=666), Provisioned(re, None, device_id=667)]
 
     label = Label.generate(secrets.token_bytes, with_pin=False)
-    async with ScriptedDevice(label, script=mixed_up).on_air(bench.hub.radio):
+    async with ScriptedDevice(label, script=mixed_up).on_air(bench.device_radio):
         outcome = await bench.push(label.qr, "token", total_s=3)
     assert outcome.exit_code == 20, outcome
 
@@ -98,7 +98,7 @@ async def test_a_device_that_lies_about_the_home_is_found_out(bench: Bench) -> N
         ]
 
     label = Label.generate(secrets.token_bytes, with_pin=False)
-    async with ScriptedDevice(label, script=lie).on_air(bench.hub.radio):
+    async with ScriptedDevice(label, script=lie).on_air(bench.device_radio):
         outcome = await bench.provision(label.qr)
     assert outcome.exit_code == 22, outcome
     assert "4711" in outcome.message

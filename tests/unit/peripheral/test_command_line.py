@@ -161,6 +161,168 @@ def test_label_refuses_what_does_not_go_together(shell: Shell, words: tuple[str,
 # status, unlock, open, identify -------------------------------------------------------------------------------------
 
 
+# init of a pre-provisioned device -------------------------------------------------------------------------------------
+
+
+def maker_files(path: Path, *, api_key: str = "sesame-key", claim_code: str = "claim-code-of-7") -> tuple[str, ...]:
+    (path / "key").write_text(api_key + "\n")
+    (path / "claim").write_text(claim_code + "\n")
+    return "--device-id", "7", "--api-key-file", str(path / "key"), "--claim-code-file", str(path / "claim")
+
+
+def run_of(shell: Shell, *words: str) -> int:
+    """The exit code, also where argparse ends the program."""
+    try:
+        return shell(*words)
+    except SystemExit as end:
+        return int(end.code or 0)
+
+
+def test_init_takes_what_the_maker_got_from_mode_and_can_be_repeated(shell: Shell, tmp_path: Path) -> None:
+    given = maker_files(tmp_path)
+    assert (shell("init", *given), shell.said["pre_provisioned"]) == (0, True)
+    assert shell.folder.read_credentials() == Credentials(7, "sesame-key", "https://api.tinkermode.com")
+    assert shell.folder.read_claim() == ClaimRecord("claim-code-of-7")
+    assert (shell("init", *given), shell.said["made"]) == (0, False)
+    assert (shell("status"), shell.said["state"], shell.said["device_id"]) == (0, "pre-provisioned", 7)
+    assert "sesame" not in shell.text
+    assert "claim-code-of-7" not in shell.text
+    assert shell("run") == 9
+
+
+def test_an_init_that_was_cut_short_is_told_and_can_be_finished(shell: Shell, tmp_path: Path) -> None:
+    shell.init()
+    shell.folder.write_claim(ClaimRecord("half"))
+    assert shell("run") == 15
+    assert "run it again" in shell.said["message"]
+    assert (shell("status"), shell.said["next"]) == (0, "init was not finished; run it again")
+    assert shell("init", *maker_files(tmp_path)) == 0
+    assert shell.folder.read_claim() == ClaimRecord("claim-code-of-7")
+    assert shell("run") == 9
+
+
+@pytest.mark.parametrize("left_out", ["--device-id", "--api-key-file", "--claim-code-file"])
+def test_id_key_and_claim_code_go_together(shell: Shell, tmp_path: Path, left_out: str) -> None:
+    given = list(maker_files(tmp_path))
+    at = given.index(left_out)
+    assert shell("init", *given[:at], *given[at + 2 :]) == 2
+    assert not shell.folder.path.exists()
+
+
+@pytest.mark.parametrize("device_id", ["0", "-1", "18446744073709551616", "seven"])
+def test_a_device_id_is_a_number_of_64_bits(shell: Shell, tmp_path: Path, device_id: str) -> None:
+    given = [f"--device-id={device_id}", *maker_files(tmp_path)[2:]]
+    assert run_of(shell, "init", *given) == 2
+    assert not shell.folder.path.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b" \n", b"two words", b"\xff\xfe", "schlüssel".encode(), b"x" * 5000, b"x" * 2000]
+)
+@pytest.mark.parametrize("name", ["key", "claim"])
+def test_what_is_no_key_or_claim_code_is_refused_and_not_repeated(
+    shell: Shell, tmp_path: Path, name: str, content: bytes
+) -> None:
+    given = maker_files(tmp_path)
+    (tmp_path / name).write_bytes(content)
+    assert shell("init", *given) == 2
+    assert "words" not in shell.text
+    assert "xxx" not in shell.text
+    assert not shell.folder.path.exists()
+
+
+def test_only_one_thing_comes_from_standard_input(shell: Shell) -> None:
+    assert shell("init", "--device-id", "7", "--api-key-file", "-", "--claim-code-file", "-") == 2
+
+
+@pytest.mark.parametrize("other", [{"api_key": "other"}, {"claim_code": "other"}], ids=lambda other: next(iter(other)))
+def test_init_gives_no_device_another_id_or_key(shell: Shell, tmp_path: Path, other: dict[str, str]) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    before = (shell.folder.read_credentials(), shell.folder.read_claim())
+    assert shell("init", *maker_files(tmp_path, **other)) == 15
+    assert "reset --erase-key" in shell.said["message"]
+    assert (shell.folder.read_credentials(), shell.folder.read_claim()) == before
+
+
+def test_init_does_not_turn_a_device_that_got_its_key_by_token_into_a_pre_provisioned_one(
+    shell: Shell, tmp_path: Path
+) -> None:
+    shell.init()
+    shell.folder.write_credentials(Credentials(7, "sesame-key"))
+    assert shell("init", *maker_files(tmp_path)) == 15
+    shell.folder.erase_credentials()
+    shell.folder.write_journal(Journal.begin(Provision("token-1")))
+    assert shell("init", *maker_files(tmp_path)) == 15
+    assert shell.folder.read_claim() is None
+
+
+def test_a_claim_record_beside_a_tokens_journal_is_a_typed_error(shell: Shell, tmp_path: Path) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    shell.folder.write_journal(Journal.begin(Provision("token-1")))
+    assert shell("run") == 15
+    assert "reset --erase-key" in shell.said["message"]
+    assert shell("reset", "--yes", "--erase-key") == 0
+    assert shell("run") == 9
+
+
+def test_reset_keeps_what_is_from_the_maker_unless_told_otherwise(shell: Shell, tmp_path: Path) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    shell.folder.write_claim(ClaimRecord("claim-code-of-7", is_claimed=True, was_opened=True))
+    assert (shell("status"), shell.said["state"]) == (0, "provisioned")
+    assert shell("reset", "--yes") == 0
+    assert shell.folder.read_claim() == ClaimRecord("claim-code-of-7")
+    assert shell.folder.read_credentials() is not None
+    assert shell("reset", "--yes", "--erase-key") == 0
+    assert (shell.folder.read_claim(), shell.folder.read_credentials()) == (None, None)
+    assert (shell("status"), shell.said["state"]) == (0, "ready")
+
+
+@pytest.mark.parametrize("name", ["claim.json", "credentials.json"])
+def test_a_reset_of_damaged_files_says_what_helps_and_erase_key_does(shell: Shell, tmp_path: Path, name: str) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    (shell.folder.path / name).write_text("{")
+    assert shell("reset", "--yes") == 15
+    assert "--erase-key" in shell.said["message"]
+    assert shell("reset", "--yes", "--erase-key") == 0
+    assert shell("init", *maker_files(tmp_path)) == 0
+    assert shell.folder.read_credentials() is not None
+
+
+def test_status_tells_of_a_pre_provisioned_device_that_mode_does_not_know(
+    shell: Shell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    monkeypatch.setattr(control, "ask", lambda *_: {"key_refused": True, "window_s": 5})
+    assert (shell("status"), shell.said["removed"]) == (0, True)
+    assert "reset --erase-key" in shell.said["next"]
+
+
+@pytest.mark.parametrize(
+    "words", [("claim",), ("claim", "--off"), ("claim", "--wait")], ids=lambda words: " ".join(words)
+)
+def test_claim_is_for_pre_provisioned_devices(shell: Shell, words: tuple[str, ...]) -> None:
+    shell.init()
+    assert shell(*words) == 2
+    assert "not pre-provisioned" in shell.said["message"]
+
+
+@pytest.mark.parametrize(
+    "words", [("--duration-s", "59"), ("--duration-s", "901"), ("--off", "--wait")], ids=lambda words: " ".join(words)
+)
+def test_claim_refuses_what_cannot_be(shell: Shell, tmp_path: Path, words: tuple[str, ...]) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    assert shell("claim", *words) == 2
+
+
+def test_a_key_of_one_mode_is_not_sent_to_another(shell: Shell, tmp_path: Path) -> None:
+    assert shell("init", *maker_files(tmp_path)) == 0
+    shell.config.write_text(shell.config.read_text() + 'mode_url = "https://mode.example"\n')
+    assert shell("claim") == 2
+    assert shell("run") == 2
+    assert shell("init", *maker_files(tmp_path)) == 15
+    assert "mode_url" in shell.said["message"]
+
+
 def test_status_says_what_to_do_first(shell: Shell) -> None:
     shell.folder.create()
     assert shell("status") == 0
