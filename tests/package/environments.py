@@ -118,7 +118,7 @@ def make_environment(path: Path, wheel: Wheel, *extras: str) -> Environment:
         pip += ["--no-deps", "--no-index", str(wheel.path)]
         purelib = environment.run("python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").stdout
         for distribution in wheel.libraries(*extras).values():
-            for source, name in files_of(distribution):
+            for source, name in _files(distribution):
                 target = Path(purelib.strip()) / name
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(source)
@@ -126,8 +126,7 @@ def make_environment(path: Path, wheel: Wheel, *extras: str) -> Environment:
     return environment
 
 
-def files_of(distribution: Distribution) -> Iterator[tuple[Path, str]]:
-    """Where each file of an installed library is, and its name beneath site-packages."""
+def _files(distribution: Distribution) -> Iterator[tuple[Path, str]]:
     for file in distribution.files or []:
         # Programs of libraries stand outside, and nobody needs them here.
         if ".." not in file.parts and not file.is_absolute() and file.suffix != ".pyc":
