@@ -44,7 +44,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     assert not HOME.exists(), f"{HOME} is there already"
     wheel, _ = environments.build(tmp_path_factory.mktemp("wheel"))
     run(python, "-m", "venv", "--without-pip", HOME)
-    # The libraries are those that the tests run with. Mounted, as root's home and the project are out of a unit's reach.
+    # The libraries are those that the tests run with; mounted, as root's home is out of a unit's reach.
     LIBRARIES.mkdir()
     run("mount", "--bind", sysconfig.get_path("purelib"), LIBRARIES)
     purelib = run(HOME / "bin/python", "-c", "import sysconfig; print(sysconfig.get_path('purelib'))").strip()
