@@ -276,10 +276,10 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         """Stop advertising, disconnect who uses the service, and leave the bus; does nothing twice."""
         tasks = [self.setup_task, *self._tasks]
         self._tasks = []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
         try:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
             await self._unregister()
         finally:
             self._is_on_air = False
@@ -450,7 +450,8 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         if task.cancelled():
             return
         error = task.exception()
-        _log.debug("the radio is lost: %s", type(error).__name__, exc_info=error)
+        _log.warning("the radio is lost: %s: %s", type(error).__name__, error)
+        _log.debug("what ended it", exc_info=error)
         self._went_away(str(error))
         self.on_radio_lost()
 
@@ -482,6 +483,8 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         self, path: str, interface: str, member: str, *body: object, takes: str = "", returns: str = ""
     ) -> Any:  # noqa: ANN401
         """Call a method of BlueZ; see `_call`."""
+        if not self._owner:
+            raise _RefusedError("", "bluetoothd has ended")
         message = Message(
             destination=self._owner, path=path, interface=interface, member=member, signature=takes, body=list(body)
         )
@@ -540,9 +543,11 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
 
     # What BlueZ tells ------------------------------------------------------------------------------------------------
 
-    def _on_message(self, message: Message) -> Message | None:
+    def _on_message(self, message: Message) -> Message | bool | None:
         if message.message_type is MessageType.METHOD_CALL:
-            return self._on_call(message)
+            answer = self._on_call(message)
+            # Who wants no answer must get none: the bus logs each as an attack.
+            return True if answer is not None and message.flags & MessageFlag.NO_REPLY_EXPECTED else answer
         if message.message_type is MessageType.SIGNAL:
             if message.sender == _DBUS and message.member == "NameOwnerChanged":
                 self._on_owner(message.body)

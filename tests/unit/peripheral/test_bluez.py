@@ -580,6 +580,25 @@ async def test_a_power_cut_in_the_middle_of_a_registration_is_seen(
     await bluez.until(lambda: [a["LocalName"] for a in bluez.adverts.values()] == ["other"])
 
 
+@pytest.mark.parametrize("moment", ["UnregisterAdvertisement", "RegisterAdvertisement"])
+async def test_a_bluetoothd_killed_in_the_middle_of_a_registration_is_waited_for(
+    bluez: FakeBlueZ, server: GattServer, companions: Companions, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    monkeypatch.setattr(bluez_module, "_FIRST_PAUSE_S", 0.001)
+    reached = asyncio.Event()
+    bluez.hangs = {moment}
+    bluez.on_call = lambda member: reached.set() if member == moment else None
+    await server.rename("other")
+    await asyncio.wait_for(reached.wait(), 10)
+    await bluez.kill()
+    await companions.hear("away")
+    bluez.hangs = set()
+    bluez.plug(address=address_of(server))
+    await bluez.start()
+    await companions.hear("back")
+    assert [advert["LocalName"] for advert in bluez.adverts.values()] == ["other"]
+
+
 async def test_a_bus_that_ends_is_the_end_of_the_radio(
     bluez: FakeBlueZ, server: GattServer, companions: Companions
 ) -> None:
