@@ -71,13 +71,17 @@ async def claim(
                 raise
             raise meaning from e
     assert unanswered is not None, "only after a request without an answer is there more to find out"
-    newcomers = [device for device in await api.devices(home_id) if device.id not in known]
+    unknown = f"MODE gave no answer to the claim; look whether the device is in home {home_id} before you try again"
+    try:
+        newcomers = [device for device in await api.devices(home_id) if device.id not in known]
+    except NotSignedInError:
+        raise
+    except CloudError as e:
+        # That this request had no effect says nothing about the one before.
+        raise CloudNoAnswerError(unknown, status=unanswered.status) from e
     if len(newcomers) == 1:
         return newcomers[0]
-    raise CloudNoAnswerError(
-        f"MODE gave no answer to the claim; look whether the device is in home {home_id} before you try again",
-        status=unanswered.status,
-    ) from unanswered
+    raise CloudNoAnswerError(unknown, status=unanswered.status) from unanswered
 
 
 def _meaning_of(error: CloudError, until: datetime | None) -> BletokenError:

@@ -51,6 +51,8 @@ class Events:
                 while (event := await self._heard.get()) is not None:
                     if event.origin_device_id == device_id:
                         return event.event_type
+                # Whoever asks next is told as well.
+                self._heard.put_nowait(None)
                 # The end of the stream is no error, but a defect in following it is.
                 await self._listening
         return None

@@ -64,6 +64,9 @@ _LONGEST_TOLD_S: Final = 3600.0
 _APART_S: Final = 1.0
 """Seconds between two requests to turn the claim mode on: whoever holds the label must not use MODE's patience up."""
 
+KEEP_ALIVE_S: Final = 10.0
+"""Seconds after which a waiting companion hears that it goes on; companions have patience for 30 s."""
+
 _TRIES: Final = 3
 
 _GRACE_S: Final = 5.0
@@ -248,7 +251,7 @@ class Claiming:
         self._asked = asyncio.Event()
         self._look_now = asyncio.Event()
         self._on_until: float | None = None
-        self._is_announced = False
+        self._is_announced = record.is_claimed
         # An earlier process may have turned the claim mode on.
         self._look_until = clock() + LONGEST_CLAIM_S
 
@@ -330,7 +333,7 @@ class Claiming:
             askers = dict(self._askers)
             # Asking again never takes away from what somebody was told.
             duration_s = max(*(asker.duration_s for asker in askers.values()), math.ceil(self.on_s))
-            began_at = self._clock()
+            began_at, was_claimed = self._clock(), self.is_claimed
             self._report(Progress("claim mode", "asking MODE"))
             try:
                 until = await turn_on(api, self._credentials, duration_s)
@@ -343,12 +346,14 @@ class Claiming:
                 self._report(Progress("failed", str(e)))
                 self.look()
             else:
-                self._turned_on(askers, until, duration_s - (self._clock() - began_at))
+                left_s = duration_s - (self._clock() - began_at)
+                self._turned_on(askers, until, left_s, somebody_was_faster=self.is_claimed and not was_claimed)
             await asyncio.sleep(_APART_S)
 
-    def _turned_on(self, askers: dict[SessionId, _Asker], until: datetime, left_s: float) -> None:
-        if self.is_claimed:
-            # Somebody else was faster.
+    def _turned_on(
+        self, askers: dict[SessionId, _Asker], until: datetime, left_s: float, *, somebody_was_faster: bool
+    ) -> None:
+        if somebody_was_faster:
             self._answer(askers, Failed(0, code=FailureCode.ALREADY_PROVISIONED))
             return
         self._answer(askers, Claimable(0, claim_code=self.record.claim_code, until=int(until.timestamp())))
@@ -356,19 +361,22 @@ class Claiming:
 
     async def _put_off(self, error: CloudError, pause: float) -> float:
         """Wait before MODE is asked again, and tell whose time is over by then. Returns the next pause."""
-        wait_s = max(_told_s(error), pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+        jitter = random.uniform(0.5, 1)  # noqa: S311 no secret
+        wait_s = max(_APART_S, _told_s(error), pause * jitter)
         next_at = self._clock() + wait_s
         code, reason = _failure(error)
         over = {session: asker for session, asker in self._askers.items() if next_at >= asker.give_up_at}
         self._answer(over, Failed(0, code=code, reason=reason, retry_after_s=round(_told_s(error))))
         if not self._askers:
             self._report(Progress("failed", str(error)))
+            await asyncio.sleep(_APART_S)
             return _FIRST_PAUSE_S
         self._report(Progress("waiting for MODE", f"{error}; next try in {wait_s:.0f} s"))
-        await asyncio.sleep(wait_s)
-        for session, asker in self._askers.items():
-            # Whoever waits hears that it goes on.
-            self._tell(session, Accepted(asker.re))
+        while (left_s := next_at - self._clock()) > 0:
+            await asyncio.sleep(min(left_s, KEEP_ALIVE_S))
+            for session, asker in self._askers.items():
+                # Whoever waits hears that it goes on.
+                self._tell(session, Accepted(asker.re))
         return min(pause * 2, _LONGEST_PAUSE_S)
 
     def _answer(self, askers: dict[SessionId, _Asker], status: Status) -> None:
@@ -446,10 +454,10 @@ class Claiming:
         if is_news:
             self._report(Progress("claimed", f"home {home}", self._credentials.device_id))
             self._changed()
+        if not self._is_announced:
+            await self._announce(api)
+            self._is_announced = True
         if not self.record.is_claimed:
-            if not self._is_announced:
-                await self._announce(api)
-                self._is_announced = True
             # After the event: should the power go before it was sent, the next start sends it.
             self._keep(replace(self.record, is_claimed=True, was_opened=True))
             self._report(Progress("provisioned", "announced to MODE", self._credentials.device_id))

@@ -51,7 +51,7 @@ from bletoken.protocol.wire import (
     token_ref,
 )
 from bletoken_peripheral import control, identification, redemption
-from bletoken_peripheral.claiming import Claiming, ClaimRecord, bounded_reason
+from bletoken_peripheral.claiming import KEEP_ALIVE_S, Claiming, ClaimRecord, bounded_reason
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
@@ -596,8 +596,16 @@ class Onboarding:
             self._report(
                 Progress("waiting for MODE", f"{failure.reason or failure.code.name}; next try in {wait_s:.0f} s")
             )
-            await asyncio.sleep(wait_s)
+            await self._wait(wait_s)
             pause = min(pause * 2, _LONGEST_PAUSE_S)
+
+    async def _wait(self, seconds: float) -> None:
+        """Wait; whoever waits for the outcome hears that it goes on."""
+        ends_at = _now() + seconds
+        while (left_s := ends_at - _now()) > 0:
+            await asyncio.sleep(min(left_s, KEEP_ALIVE_S))
+            for session, re in list(self._watchers.items()):
+                self._tell(session, self._status(re))
 
     async def _redeem_once(self, api: "DeviceApi") -> tuple[Failure | None, float]:
         """One request. Returns why MODE did not take the token and the seconds to wait, or (None, 0) at an end."""
