@@ -1,0 +1,53 @@
+"""`scripts/torture`: every family of faults, one table; exit code 1 if anything was lost, doubled or hung."""
+
+import argparse
+import asyncio
+import importlib
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+from torture.plan import Family, Plan
+from torture.report import Result, Row, table
+
+FAMILIES = ("killed", "power", "storage", "cloud", "link", "soak")
+
+
+def main() -> int:
+    """Run what was asked for, and print the table."""
+    parser = argparse.ArgumentParser(prog="scripts/torture", description=__doc__)
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=f"of {', '.join(FAMILIES)}; all by default")
+    parser.add_argument("--quick", action="store_true", help="a sample of each, in two minutes")
+    parser.add_argument("--seed", type=int, default=1, help="of everything that is chosen at random (default: 1)")
+    parser.add_argument("--only", default="", metavar="TEXT", help="only faults with this in their name")
+    parser.add_argument("--without", metavar="DEFENCE", help="take out a defence; something must be found then")
+    parser.add_argument("--json", action="store_true", help="the table as JSON")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.families) - set(FAMILIES):
+        parser.error(f"no such family: {', '.join(sorted(unknown))} (there are {', '.join(FAMILIES)})")
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="bletoken-torture-") as folder:
+        for name in arguments.families or FAMILIES:
+            family: Family = importlib.import_module(f"torture.{name}")  # type: ignore[assignment]
+            plan = Plan(Path(folder, name), arguments.seed, arguments.quick, arguments.without, arguments.only)
+            plan.folder.mkdir()
+            rows.append(asyncio.run(run(family, plan)))
+    print(json.dumps([row.to_json() for row in rows]) if arguments.json else table(rows))
+    return 1 if any(row.bad for row in rows) else 0
+
+
+async def run(family: Family, plan: Plan) -> Row:
+    """Run one family, with its progress on standard error."""
+    row = Row(family.NAME, plan.seed)
+    async for trial in family.trials(plan):
+        row.trials.append(trial)
+        if trial.result is not Result.SURVIVED:
+            print(f"\r{family.NAME}: {trial.fault}: {trial.result}: {trial.detail}", file=sys.stderr)
+        print(f"\r{family.NAME}: {len(row.trials)} tried, {len(row.bad)} bad ", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    return row
+
+
+if __name__ == "__main__":
+    sys.exit(main())
