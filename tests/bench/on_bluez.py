@@ -7,7 +7,6 @@ on a device.
 import asyncio
 import contextlib
 import json
-import os
 import re
 import secrets
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbus_fast import Message, Variant
+from package.environments import clean_environment
 from unit.peripheral.fake_bluez import FakeBlueZ
 
 WAIT_S = 60
@@ -181,7 +181,7 @@ async def running(
         systemd.bind(str(folder / f"notify-{secrets.token_hex(4)}"))
         systemd.setblocking(False)
         watched = {"NOTIFY_SOCKET": systemd.getsockname(), "WATCHDOG_USEC": "60000000"}
-        environment = {**os.environ, "DBUS_SYSTEM_BUS_ADDRESS": address, **watched, **variables}
+        environment = {**clean_environment(), "DBUS_SYSTEM_BUS_ADDRESS": address, **watched, **variables}
         on_air = asyncio.Event()
         began_at = time.monotonic()
         process = await asyncio.create_subprocess_exec(

@@ -25,6 +25,7 @@ from typing import Any
 
 from bench import bare_server, mode_with_tls
 from bench.on_bluez import Companion, Program, missing, running
+from package.environments import Environment, build, clean_environment, make_environment
 
 from bletoken.protocol import frames
 from bletoken.protocol.companion import CompanionMachine
@@ -38,7 +39,6 @@ START_GOAL, BEFORE_GOAL, AFTER_GOAL, HELP_GOAL = 1.25, 1.6, 2.2, 1.3
 PING_S = 30
 
 _HERE = Path(__file__).parent
-_BIN = Path(sys.executable).parent
 _TOKEN_OCTETS = 200
 _PROGRAMS = {
     "bletoken-peripheral": "bletoken_peripheral.cli",
@@ -70,19 +70,23 @@ def measure(quick: bool, seed: int) -> dict[str, Any]:
         seed: Of the order in which the contenders take turns.
     """
     plan, order = _QUICK if quick else _FULL, random.Random(seed)
-    results: dict[str, Any] = {"plan": asdict(plan), "help": _help(plan, order)}
-    if (why := missing()) is not None:
-        return {**results, "skipped": why}
-    with tempfile.TemporaryDirectory(prefix="bletoken-bench-") as folder:
-        return {**results, **asyncio.run(_measure(plan, order, Path(folder)))}
+    with tempfile.TemporaryDirectory(prefix="bletoken-bench-") as name:
+        folder = Path(name)
+        wheel, _ = build(folder / "dist")
+        # As on a device: installed, and without what only other parts or the developers need.
+        environment = make_environment(folder / "environment", wheel, "peripheral")
+        results: dict[str, Any] = {"plan": asdict(plan), "help": _help(environment, plan, order)}
+        if (why := missing()) is not None:
+            return {**results, "skipped": why}
+        return {**results, **asyncio.run(_measure(environment, plan, order, folder))}
 
 
 # On the air ---------------------------------------------------------------------------------------------------------
 
 
-async def _measure(plan: _Plan, order: random.Random, folder: Path) -> dict[str, Any]:
+async def _measure(environment: Environment, plan: _Plan, order: random.Random, folder: Path) -> dict[str, Any]:
     async with mode_with_tls.running(folder, token_length=_TOKEN_OCTETS) as mode:
-        bench = _Bench(folder, mode)
+        bench = _Bench(environment, folder, mode)
         return {
             "start": await _starts(bench, plan, order),
             "handoff": await _handoffs(bench, plan, order),
@@ -101,8 +105,9 @@ class _Device:
 class _Bench:
     """Makes devices, and runs them."""
 
-    def __init__(self, folder: Path, mode: mode_with_tls.Mode) -> None:
+    def __init__(self, environment: Environment, folder: Path, mode: mode_with_tls.Mode) -> None:
         self.mode = mode
+        self._environment = environment
         self._folder = folder
         self._numbers = itertools.count(1)
 
@@ -124,9 +129,10 @@ class _Bench:
     async def run(self, device: _Device | None, *, advertises: bool = True) -> AsyncIterator[Program]:
         """Run a device while inside; None is the bare server."""
         if device is None:
-            command = [sys.executable, str(_HERE / "bare_server.py")]
+            command = self._environment.command("python", str(_HERE / "bare_server.py"))
         else:
-            command = [str(_BIN / "bletoken-peripheral"), "run", "--json", "--config", str(device.config)]
+            words = ("bletoken-peripheral", "run", "--json", "--config", str(device.config))
+            command = self._environment.command(*words)
         trust = {"SSL_CERT_FILE": str(self.mode.trust)}
         as_json = device is not None
         async with running(command, self._folder, trust, as_json=as_json, advertises=advertises) as program:
@@ -223,13 +229,13 @@ async def _idle(bench: _Bench, plan: _Plan) -> dict[str, Any]:
 # On the command line ------------------------------------------------------------------------------------------------
 
 
-def _help(plan: _Plan, order: random.Random) -> dict[str, Any]:
+def _help(environment: Environment, plan: _Plan, order: random.Random) -> dict[str, Any]:
     """What `--help` takes, of every command."""
     bare = "bare"
-    commands = {bare: [sys.executable, str(_HERE / "bare_argparse.py"), "--help"]}
+    commands = {bare: environment.command("python", str(_HERE / "bare_argparse.py"), "--help")}
     for program, module in _PROGRAMS.items():
         for path in _paths(importlib.import_module(module), []) if plan.every_command else [[]]:
-            commands[" ".join([program, *path])] = [str(_BIN / program), *path, "--help"]
+            commands[" ".join([program, *path])] = environment.command(program, *path, "--help")
     samples: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for each in range(plan.helps + 1):
         for name in order.sample(list(commands), len(commands)):
@@ -258,7 +264,7 @@ def _subparsers(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentP
 
 def _run(command: list[str]) -> dict[str, float]:
     began_at = time.monotonic()
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=clean_environment())
     _, status, used = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode != 0:
