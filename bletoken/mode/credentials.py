@@ -1,11 +1,12 @@
 """What MODE gave a device, and the file it is kept in for the device's own program. It never writes that file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Self
 
 from bletoken import files, records
+from bletoken.frozen import frozen
 from bletoken.mode.models import is_secret
 
 
@@ -16,7 +17,7 @@ class NotOnboardedError(files.MissingFileError):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """What MODE gave the device; `credentials.json` holds exactly this, for the device's own program to read.
 

@@ -5,7 +5,7 @@ import json
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ from bletoken.errors import (
     NotSignedInError,
     UsageError,
 )
+from bletoken.frozen import frozen
 from bletoken.mode.models import is_secret
 
 TIMEOUT_S: Final = 15.0
@@ -54,7 +55,7 @@ OpenSSL reports the first problem it finds, and looks at trust and host name bef
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """The status and body that MODE answered with.
 

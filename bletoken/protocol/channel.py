@@ -4,7 +4,6 @@ HKDF-SHA-512 makes one AES-256-GCM key per direction. The nonce is the message's
 key: counters only rise, and keys die with the connection.
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from typing import Final, Self
 
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from bletoken.errors import LocalProtocolError, RemoteProtocolError
+from bletoken.frozen import frozen
 from bletoken.protocol import cpace
 from bletoken.protocol.setup_code import PROTOCOL_LABEL, SetupCode
 from bletoken.protocol.wire import SHORT_SID_SIZE, SealedHead, channel_identifier
@@ -33,7 +33,7 @@ class NotAuthenticError(RemoteProtocolError):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyShare:
     """One side's half of the key agreement under one code.
 

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from itertools import pairwise
 from typing import Final, Self
@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from bletoken.errors import SetupCodeError
+from bletoken.frozen import frozen
 
 Entropy = Callable[[int], bytes]
 """Gives that many fresh random octets; `secrets.token_bytes` outside tests."""
@@ -76,7 +77,7 @@ def _from_base32(text: str) -> bytes:
     return octets
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QrSecret:
     """The secret in the label's QR code.
 
@@ -125,7 +126,7 @@ class QrSecret:
         return _base32(nonce + hmac.digest(key, nonce, "sha256")[:_TAG_SIZE])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pin:
     """The PIN on the label.
 
@@ -174,7 +175,7 @@ SetupCode = QrSecret | Pin
 """What a companion proves that it knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Label:
     """All that one device's label carries.
 
@@ -249,7 +250,7 @@ def _is_trivial(digits: str) -> bool:
     return len(steps) == 1 or repeated
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdvertName:
     """The local name in the scan response, the one field that every platform lets a device set.
 

@@ -10,7 +10,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -28,6 +28,7 @@ from bletoken.errors import (
     NotSignedInError,
     StorageError,
 )
+from bletoken.frozen import frozen
 from bletoken.mode import reasons
 from bletoken.mode.retry import RetryPolicy, retrying
 from bletoken.protocol.device import SessionId
@@ -73,7 +74,7 @@ _GRACE_S: Final = 5.0
 """Seconds for which it is looked on after the claim mode's end, as MODE's clock is another."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClaimRecord:
     """What a pre-provisioned device keeps beside its credentials.
 
@@ -197,7 +198,7 @@ class _Seen(Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asker:
     """What a session waits for: the counter of its request, seconds of claim mode, and when it is told to give up."""
 

@@ -5,10 +5,11 @@ A token can be redeemed once and MODE takes no idempotency key, so the one thing
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from typing import Final, Self
 
+from bletoken.frozen import frozen
 from bletoken.protocol.wire import (
     Accepted,
     CoarseState,
@@ -85,7 +86,7 @@ MOST_UNKNOWN: Final = 32
 """Earlier tokens of unknown outcome that the journal keeps in mind; a token lives for minutes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """Why a token ended, or why its credentials are no good.
 
@@ -100,7 +101,7 @@ class Failure:
     retry_after_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Journal:
     """The record of one token.
 

@@ -39,9 +39,11 @@ _ADAPTER = f"""<node>{_INTROSPECTABLE}<interface name="org.bluez.Adapter1">
 <method name="SetDiscoveryFilter"><arg name="properties" type="a{{sv}}" direction="in"/></method>
 <method name="GetDiscoveryFilters"><arg name="filters" type="as" direction="out"/></method>
 <method name="RemoveDevice"><arg name="device" type="o" direction="in"/></method>
-{"".join(f'<property name="{name}" type="s" access="read"/>' for name in ("Address", "AddressType", "Name", "Modalias"))}
-{"".join(f'<property name="{name}" type="b" access="readwrite"/>' for name in ("Powered", "Discoverable", "Pairable"))}
-<property name="Alias" type="s" access="readwrite"/><property name="Class" type="u" access="read"/>
+<property name="Address" type="s" access="read"/><property name="AddressType" type="s" access="read"/>
+<property name="Name" type="s" access="read"/><property name="Modalias" type="s" access="read"/>
+<property name="Powered" type="b" access="readwrite"/><property name="Discoverable" type="b" access="readwrite"/>
+<property name="Pairable" type="b" access="readwrite"/><property name="Alias" type="s" access="readwrite"/>
+<property name="Class" type="u" access="read"/>
 <property name="DiscoverableTimeout" type="u" access="readwrite"/>
 <property name="PairableTimeout" type="u" access="readwrite"/><property name="Discovering" type="b" access="read"/>
 <property name="UUIDs" type="as" access="read"/><property name="Roles" type="as" access="read"/></interface>
@@ -221,7 +223,14 @@ async def _end(process: asyncio.subprocess.Process, listening: asyncio.Task[None
 
 @contextlib.asynccontextmanager
 async def _bus(path: Path) -> AsyncIterator[str]:
-    command = ["dbus-daemon", "--session", "--nofork", "--nopidfile", "--print-address=1", f"--address=unix:path={path}"]
+    command = [
+        "dbus-daemon",
+        "--session",
+        "--nofork",
+        "--nopidfile",
+        "--print-address=1",
+        f"--address=unix:path={path}",
+    ]
     # Its standard error is about limits that only a whole system's bus needs.
     pipe, nowhere = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
     daemon = await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=nowhere)
