@@ -13,9 +13,6 @@ from enum import IntEnum
 from itertools import pairwise
 from typing import Final, Self
 
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from bletoken.errors import SetupCodeError
 from bletoken.frozen import frozen
 
@@ -42,6 +39,7 @@ _SECRET_CHARACTERS: Final = 26
 _TAG_CHARACTERS: Final = 10
 _NONCE_SIZE: Final = 2
 _TAG_SIZE: Final = 4
+_TAG_KEY_SIZE: Final = 32
 _LONGEST_TEXT: Final = 200
 
 _DAMM: Final = (
@@ -122,7 +120,10 @@ class QrSecret:
         """
         if len(nonce) != _NONCE_SIZE:
             raise ValueError(f"an advert nonce has {_NONCE_SIZE} octets")
-        key = HKDF(SHA512(), 32, PROTOCOL_LABEL, b"bletoken/1 advert").derive(self.secret)
+        # HKDF (RFC 5869) with SHA-512, one block of it. The library that we have it of elsewhere takes longer to load
+        # than a device to get on the air, and nothing else before the first advert needs it.
+        seed = hmac.digest(PROTOCOL_LABEL, self.secret, "sha512")
+        key = hmac.digest(seed, b"bletoken/1 advert\x01", "sha512")[:_TAG_KEY_SIZE]
         return _base32(nonce + hmac.digest(key, nonce, "sha256")[:_TAG_SIZE])
 
 

@@ -30,6 +30,7 @@ from bletoken.errors import (
     UsageError,
 )
 from bletoken.mode.credentials import Credentials
+from bletoken.protocol.channel import load_cryptography
 from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Send, SessionId, TooManyMessagesError
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
@@ -266,6 +267,8 @@ class Onboarding:
             async with GattServer(self._config.radio, name, self) as self._server:
                 self._report(Progress("advertising", name))
                 self._is_on_air()
+                # Whoever comes is still looking for the device.
+                load_cryptography()
                 while (left := self._window_s()) > 0:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(left, _LONGEST_NAP_S)):

@@ -1,0 +1,55 @@
+"""What the command lines have in common before they know what is asked: arguments, and `--help`.
+
+It imports nothing but argparse, so that `--help` answers at once; `console` is what the commands themselves need.
+"""
+
+import argparse
+import sys
+
+# Not from `typing`, which alone would take half as long as argparse.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+def parser(prog: str, description: str) -> argparse.ArgumentParser:
+    """An argument parser in the house's manner."""
+    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+
+
+def path(text: str) -> "Path":
+    """An argument that is a path."""
+    from pathlib import Path
+
+    return Path(text)
+
+
+def main(
+    argv: list[str] | None,
+    parser: "Callable[[list[str]], argparse.ArgumentParser]",
+    run: "Callable[[argparse.Namespace], int]",
+) -> int:
+    """Run a command line; returns the exit code.
+
+    Args:
+        argv: The words behind the program's name; None for those of this process.
+        parser: Makes the parser for these words. Arguments of commands that are not among them may be left out.
+        run: Runs the command with the arguments, and returns the exit code.
+    """
+    given = sys.argv[1:] if argv is None else argv
+    # Every user of the machine can read it here, and argparse may repeat what it does not understand.
+    shows_a_secret = any("BLETOKEN1:" in word.upper() for word in given)
+    arguments = argparse.Namespace() if shows_a_secret else parser(given).parse_args(given)
+
+    from bletoken import console
+    from bletoken.errors import UsageError
+
+    def command() -> int:
+        if shows_a_secret:
+            raise UsageError(
+                "a setup code on the command line can be seen by others; give it in a file or at the prompt"
+            )
+        return run(arguments)
+
+    return console.run_command(command, as_json="--json" in given, verbose="--verbose" in given)
