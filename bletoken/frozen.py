@@ -12,6 +12,9 @@ T = TypeVar("T")
 @dataclass_transform(frozen_default=True, field_specifiers=(dataclasses.field,))
 def frozen(cls: type[T]) -> type[T]:
     """Make a class a dataclass, as `dataclass(frozen=True, slots=True)` does, with methods that all of them share."""
+    if cls.__doc__ is None:
+        # Else it is made of the signature, which takes longer than all the rest.
+        cls.__doc__ = cls.__name__
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(cls)
     for method in (_init, _repr, _eq, _hash, _setattr, _delattr):
         name = f"_{method.__name__}__"
