@@ -4,6 +4,7 @@ It imports nothing but argparse, so that `--help` answers at once; `console` is 
 """
 
 import argparse
+import os
 import sys
 
 # Not from `typing`, which alone would take half as long as argparse.
@@ -12,10 +13,36 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+_COLUMNS = 80
+"""The width of what is no terminal."""
 
-def parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """An argument parser in the house's manner."""
-    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
+
+def parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
+    """An argument parser in the house's manner; the epilog is shown as it is."""
+    return argparse.ArgumentParser(
+        prog=prog, description=description, epilog=epilog, formatter_class=_raw_formatter, allow_abbrev=False
+    )
+
+
+def formatter(prog: str) -> argparse.HelpFormatter:
+    """What lays out a command's help: `formatter_class` wherever a parser is added below another."""
+    return argparse.HelpFormatter(prog, width=_columns() - 2)
+
+
+def _raw_formatter(prog: str) -> argparse.HelpFormatter:
+    return argparse.RawDescriptionHelpFormatter(prog, width=_columns() - 2)
+
+
+def _columns() -> int:
+    """How wide the terminal is. argparse asks `shutil`, and loads all about archives with it."""
+    said = os.environ.get("COLUMNS", "")
+    if said.isdecimal() and int(said) > 0:
+        return int(said)
+    try:
+        return os.get_terminal_size(sys.__stdout__.fileno()).columns or _COLUMNS if sys.__stdout__ else _COLUMNS
+    except (OSError, ValueError):
+        # It is no terminal, or closed.
+        return _COLUMNS
 
 
 def path(text: str) -> "Path":

@@ -4,7 +4,7 @@ The caller passes what the radio tells (connected, frame, disconnected) and carr
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bletoken.errors import ProtocolError, RemoteProtocolError, StorageError, UnsupportedVersionError
@@ -102,7 +102,7 @@ class _LiveOffer:
         self.was_read = False
 
 
-@dataclass(slots=True)
+@frozen
 class _Session:
     method: Method
     sealer: Sealer

@@ -39,7 +39,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         ("cloud", "a local MODE"),
         ("demo", "one whole hand-off, in separate processes"),
     ):
-        command = commands.add_parser(name, help=summary, description=summary)
+        command = commands.add_parser(name, help=summary, description=summary, formatter_class=command_line.formatter)
         command.set_defaults(command=name)
         if name not in given:
             continue

@@ -43,9 +43,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     parser = command_line.parser(
         "bletoken-central",
         "The companion's side of bletoken: hands a MODE provisioning token to a device over Bluetooth LE.",
+        _EXIT_CODES,
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EXIT_CODES
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
     for name, summary, parts in (
         ("scan", "list the bletoken devices in range", (_scan,)),
@@ -65,7 +64,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
             (_user, _home, _device, _claim),
         ),
     ):
-        command = commands.add_parser(name, help=summary)
+        command = commands.add_parser(name, help=summary, formatter_class=command_line.formatter)
         command.set_defaults(command=name)
         if name in given:
             for add_arguments in (_common, *parts):

@@ -11,7 +11,6 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import field, replace
-from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -44,6 +43,8 @@ from bletoken.protocol.wire import (
 from bletoken_peripheral.progress import Progress
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bletoken.mode.credentials import Credentials
     from bletoken.mode.device_api import DeviceApi
 
@@ -92,7 +93,7 @@ class ClaimRecord:
 # What is asked of MODE ----------------------------------------------------------------------------------------------
 
 
-async def turn_on(api: "DeviceApi", credentials: "Credentials", duration_s: int) -> datetime:
+async def turn_on(api: "DeviceApi", credentials: "Credentials", duration_s: int) -> "datetime":
     """Turn the claim mode on, or make it last longer.
 
     Returns:
@@ -352,7 +353,7 @@ class Claiming:
             await asyncio.sleep(_APART_S)
 
     def _turned_on(
-        self, askers: dict[SessionId, _Asker], until: datetime, left_s: float, *, somebody_was_faster: bool
+        self, askers: dict[SessionId, _Asker], until: "datetime", left_s: float, *, somebody_was_faster: bool
     ) -> None:
         if somebody_was_faster:
             self._answer(askers, Failed(0, code=FailureCode.ALREADY_PROVISIONED))

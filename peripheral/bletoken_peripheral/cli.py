@@ -34,9 +34,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
     parser = command_line.parser(
         "bletoken-peripheral",
         "The device's side of bletoken: takes a MODE provisioning token over Bluetooth LE and redeems it.",
+        _EXIT_CODES,
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EXIT_CODES
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
     for name, summary, add_arguments in (
         ("init", "make the state folder and the device's setup code", _init),
@@ -49,7 +48,7 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         ("identify", "try the command that shows which device it is", _nothing_more),
         ("reset", "forget credentials and journal; the setup code and the PIN's failures stay", _reset),
     ):
-        command = commands.add_parser(name, help=summary)
+        command = commands.add_parser(name, help=summary, formatter_class=command_line.formatter)
         command.set_defaults(command=name)
         if name in given:
             _common(command)

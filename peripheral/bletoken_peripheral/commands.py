@@ -6,10 +6,11 @@ Libraries are imported by the command that needs them: a device's start is to be
 import argparse
 import asyncio
 import contextlib
-import secrets
+import gc
+import os
 import sys
+import time
 from dataclasses import replace
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,7 +67,7 @@ def _init(arguments: argparse.Namespace) -> int:
         if label is None:
             # The PIN's record comes first: a PIN without one is stopped.
             folder.forget_failures()
-            folder.write_label(prepared or Label.generate(secrets.token_bytes, with_pin=not arguments.no_pin))
+            folder.write_label(prepared or Label.generate(os.urandom, with_pin=not arguments.no_pin))
         elif prepared is not None and prepared != label:
             raise StorageError(f"{folder.path} has another setup code already: a device keeps its setup code for life")
         if given is not None and folder.read_credentials() is None:
@@ -189,7 +190,7 @@ def _batch(arguments: argparse.Namespace) -> int:
         arguments.out,
         arguments.batch,
         title=config.device_class,
-        entropy=secrets.token_bytes,
+        entropy=os.urandom,
         first_serial=arguments.first_serial,
         with_pin=not arguments.no_pin,
     )
@@ -209,12 +210,18 @@ def _run(arguments: argparse.Namespace) -> int:
     report = _report_json if arguments.json else _report_line
     supervisor = Supervisor()
 
+    def ready() -> None:
+        gc.enable()
+        supervisor.ready()
+
     async def run() -> None:
         async with supervisor.watched():
             await onboarding.run()
 
+    # Next to nothing of what a start loads is garbage, and looking for it again and again takes time.
+    gc.disable()
     with folder.lock():
-        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report), ready=supervisor.ready)
+        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report), ready=ready)
         asyncio.run(console.until_signalled(run()))
     return 0
 
@@ -230,7 +237,7 @@ def _as_long_as_heard(report: "Callable[[Progress], None]") -> "Callable[[Progre
 
 
 def _report_line(progress: "Progress") -> None:
-    now = datetime.now().astimezone().strftime("%H:%M:%S")
+    now = time.strftime("%H:%M:%S")
     device = f"device {progress.device_id}" if progress.device_id is not None else ""
     rest = ", ".join(console.printable(part, 200) for part in (device, progress.detail) if part)
     console.say(f"{now}  {progress.step}{': ' if rest else ''}{rest}")

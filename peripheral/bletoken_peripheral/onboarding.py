@@ -8,8 +8,8 @@ import contextlib
 import importlib
 import logging
 import math
+import os
 import random
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -108,7 +108,7 @@ class Onboarding:
         *,
         report: Callable[[Progress], None],
         ready: Callable[[], None] = lambda: None,
-        entropy: Entropy = secrets.token_bytes,
+        entropy: Entropy = os.urandom,
     ) -> None:
         label = folder.read_label()
         if label is None:

@@ -54,7 +54,9 @@ def _add_commands(parser: argparse.ArgumentParser, given: list[str]) -> None:
         ("device", "devices", _device),
         ("token", "provisioning tokens", _token),
     ):
-        noun = nouns.add_parser(name, help=summary, description=summary, allow_abbrev=False)
+        noun = nouns.add_parser(
+            name, help=summary, description=summary, formatter_class=command_line.formatter, allow_abbrev=False
+        )
         if name in given:
             add_verbs(_Verbs(noun))
 
@@ -68,7 +70,7 @@ class _Verbs:
     def add(self, name: str, command: str, summary: str, *needs: str) -> argparse.ArgumentParser:
         """Add a command; `needs` are the things that it has to be told the ids of."""
         verb: argparse.ArgumentParser = self._verbs.add_parser(
-            name, help=summary, description=summary, allow_abbrev=False
+            name, help=summary, description=summary, formatter_class=command_line.formatter, allow_abbrev=False
         )
         verb.set_defaults(console=command)
         # Both may stand before the command, too, where the parser above takes them.
