@@ -30,10 +30,8 @@ from bletoken.errors import (
 from bletoken.frozen import frozen
 from bletoken.mode import reasons
 from bletoken.mode.retry import RetryPolicy, retrying
-from bletoken.protocol.device import SessionId
 from bletoken.protocol.wire import (
     LONGEST_CLAIM_S,
-    LONGEST_REASON,
     Accepted,
     Claimable,
     Failed,
@@ -41,12 +39,14 @@ from bletoken.protocol.wire import (
     Status,
 )
 from bletoken_peripheral.progress import Progress
+from bletoken_peripheral.redemption import KEEP_ALIVE_S, bounded_reason
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from bletoken.mode.credentials import Credentials
     from bletoken.mode.device_api import DeviceApi
+    from bletoken.protocol.device import SessionId
 
 T = TypeVar("T")
 
@@ -65,9 +65,6 @@ _LONGEST_TOLD_S: Final = 3600.0
 
 _APART_S: Final = 1.0
 """Seconds between two requests to turn the claim mode on: whoever holds the label must not use MODE's patience up."""
-
-KEEP_ALIVE_S: Final = 10.0
-"""Seconds after which a waiting companion hears that it goes on; companions have patience for 30 s."""
 
 _TRIES: Final = 3
 
@@ -229,7 +226,7 @@ class Claiming:
         credentials: "Credentials",
         *,
         save: Callable[[ClaimRecord], None],
-        tell: Callable[[SessionId, Status], None],
+        tell: Callable[["SessionId", Status], None],
         report: Callable[[Progress], None],
         changed: Callable[[], None],
         announce: Callable[["DeviceApi"], Awaitable[None]],
@@ -262,7 +259,7 @@ class Claiming:
         """Seconds for which the claim mode goes on, as far as this process knows; 0 when it is off."""
         return 0.0 if self._on_until is None else max(0.0, self._on_until - self._clock())
 
-    def ask(self, session: SessionId, re: int, duration_s: int) -> None:
+    def ask(self, session: "SessionId", re: int, duration_s: int) -> None:
         """Turn the claim mode on, and tell this session the claim code once MODE has confirmed.
 
         Args:
@@ -353,7 +350,7 @@ class Claiming:
             await asyncio.sleep(_APART_S)
 
     def _turned_on(
-        self, askers: dict[SessionId, _Asker], until: "datetime", left_s: float, *, somebody_was_faster: bool
+        self, askers: dict["SessionId", _Asker], until: "datetime", left_s: float, *, somebody_was_faster: bool
     ) -> None:
         if somebody_was_faster:
             self._answer(askers, Failed(0, code=FailureCode.ALREADY_PROVISIONED))
@@ -381,7 +378,7 @@ class Claiming:
                 self._tell(session, Accepted(asker.re))
         return min(pause * 2, _LONGEST_PAUSE_S)
 
-    def _answer(self, askers: dict[SessionId, _Asker], status: Status) -> None:
+    def _answer(self, askers: dict["SessionId", _Asker], status: Status) -> None:
         """Tell each of them the same, as the answer to its own request."""
         for session, asker in askers.items():
             if self._askers.get(session) == asker:
@@ -481,8 +478,3 @@ def _refused(error: AlreadyProvisionedError | DeviceRemovedError | ClaimRefusedE
             return FailureCode.CREDENTIALS_REFUSED, ""
         case ClaimRefusedError():
             return FailureCode.CLAIM_REFUSED, bounded_reason(error.reason)
-
-
-def bounded_reason(text: str) -> str:
-    """MODE's reason as a status can carry it."""
-    return text.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")

@@ -52,16 +52,16 @@ from bletoken.protocol.wire import (
     token_ref,
 )
 from bletoken_peripheral import control, identification, redemption
-from bletoken_peripheral.claiming import KEEP_ALIVE_S, Claiming, ClaimRecord, bounded_reason
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
 from bletoken_peripheral.progress import Progress
-from bletoken_peripheral.redemption import Event, Failure, Journal, Phase
+from bletoken_peripheral.redemption import KEEP_ALIVE_S, Event, Failure, Journal, Phase, bounded_reason
 from bletoken_peripheral.store import StateFolder
 
 if TYPE_CHECKING:
     from bletoken.mode.device_api import DeviceApi
+    from bletoken_peripheral.claiming import Claiming, ClaimRecord
 
 _log = logging.getLogger(__name__)
 
@@ -286,7 +286,7 @@ class Onboarding:
         self._on_air.set()
         self._ready()
 
-    def _is_first_window(self, claiming: Claiming) -> bool:
+    def _is_first_window(self, claiming: "Claiming") -> bool:
         try:
             return claiming.open_first_window()
         except StorageError as e:
@@ -512,7 +512,7 @@ class Onboarding:
 
     # Claim mode ------------------------------------------------------------------------------------------------------
 
-    def _claiming_of(self, record: ClaimRecord | None) -> Claiming | None:
+    def _claiming_of(self, record: "ClaimRecord | None") -> "Claiming | None":
         """What a pre-provisioned device has; any other has none."""
         if record is None:
             return None
@@ -524,6 +524,8 @@ class Onboarding:
             raise StorageError(
                 f"{self._folder.path} has both a claim code and a token's journal; {_RUN_RESET} --erase-key"
             )
+        from bletoken_peripheral.claiming import Claiming
+
         return Claiming(
             record,
             self._credentials,

@@ -11,6 +11,7 @@ from typing import Final, Self
 
 from bletoken.frozen import frozen
 from bletoken.protocol.wire import (
+    LONGEST_REASON,
     Accepted,
     CoarseState,
     Failed,
@@ -22,6 +23,9 @@ from bletoken.protocol.wire import (
     Stored,
     token_ref,
 )
+
+KEEP_ALIVE_S: Final = 10.0
+"""Seconds after which a waiting companion hears that it goes on; companions have patience for 30 s."""
 
 
 class Phase(Enum):
@@ -247,3 +251,8 @@ def coarse_state(journal: Journal | None, *, has_credentials: bool, is_claimable
             return CoarseState.OUTCOME_UNKNOWN
         case _:
             return CoarseState.PROVISIONED if has_credentials else CoarseState.READY
+
+
+def bounded_reason(text: str) -> str:
+    """MODE's reason as a status can carry it."""
+    return text.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")
