@@ -10,8 +10,6 @@ import enum
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Final, NoReturn, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-import cbor2
-
 from bletoken.errors import LocalProtocolError, RemoteProtocolError
 from bletoken.frozen import frozen
 
@@ -167,6 +165,8 @@ def encode(message: object, *, kind: int | None = None) -> bytes:
     Raises:
         LocalProtocolError: A field is out of its bounds. The message names the field and never the value.
     """
+    import cbor2
+
     content: dict[int, object] = {} if kind is None else {0: kind}
     for field in _fields(type(message)):
         value = getattr(message, field.name)
@@ -237,6 +237,8 @@ def _refuse_tag(*_: object) -> NoReturn:
 
 
 def _load_map(octets: bytes) -> dict[int, object]:
+    import cbor2
+
     try:
         content = cbor2.loads(
             octets,

@@ -24,10 +24,10 @@ _NONCE_SIZE: Final = 12
 _LAST_COUNTER: Final = 2**32 - 1
 
 
-def load_cryptography() -> None:
-    """Load the library that this and CPace use, which takes longer than a small device needs to get on the air.
+def load_libraries() -> None:
+    """Load what every connection needs: it takes longer than all that a small device needs to get on the air.
 
-    Without it whoever needs a key first waits for that.
+    Without it whoever connects first waits for that.
     """
     import cryptography.hazmat.primitives.asymmetric.x25519
     import cryptography.hazmat.primitives.ciphers.aead

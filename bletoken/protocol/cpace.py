@@ -75,7 +75,7 @@ def scalar_multiply(scalar: bytes, point: bytes) -> bytes:
     Raises:
         RemoteProtocolError: The point has low order or is no 32 octets: no honest peer sends it.
     """
-    # Not when this module is loaded: see `channel.load_cryptography`.
+    # Not when this module is loaded: see `channel.load_libraries`.
     from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
     try:

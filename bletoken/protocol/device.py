@@ -10,7 +10,7 @@ from typing import Final
 from bletoken.errors import ProtocolError, RemoteProtocolError, StorageError, UnsupportedVersionError
 from bletoken.frozen import frozen
 from bletoken.protocol import cpace, frames
-from bletoken.protocol.channel import Direction, KeyShare, NotAuthenticError, Opener, Sealer
+from bletoken.protocol.channel import Direction, KeyShare, NotAuthenticError, Opener, Sealer, load_libraries
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.requests import refusal
 from bletoken.protocol.setup_code import Entropy, Label, Method
@@ -144,6 +144,7 @@ class DeviceMachine:
         state: CoarseState,
         device_class: str = "",
     ) -> None:
+        load_libraries()
         self._label = label
         self._guesses = guesses
         self._save_guesses = save_guesses

@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from bletoken.errors import (
@@ -30,8 +31,6 @@ from bletoken.errors import (
     UsageError,
 )
 from bletoken.mode.credentials import Credentials
-from bletoken.protocol.channel import load_cryptography
-from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Send, SessionId, TooManyMessagesError
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
 from bletoken.protocol.wire import (
@@ -61,6 +60,7 @@ from bletoken_peripheral.store import StateFolder
 
 if TYPE_CHECKING:
     from bletoken.mode.device_api import DeviceApi
+    from bletoken.protocol.device import DeviceMachine, Output, SessionId
     from bletoken_peripheral.claiming import Claiming, ClaimRecord
 
 _log = logging.getLogger(__name__)
@@ -131,15 +131,7 @@ class Onboarding:
         self._event_sent = False
         self._claiming = self._claiming_of(folder.read_claim())
         failures = folder.read_failures()
-        self._machine = DeviceMachine(
-            label,
-            guesses=None if failures is None else GuessRecord.after_boot(failures, _now()),
-            save_guesses=lambda record: folder.write_failures(record.failures),
-            entropy=entropy,
-            actions=self._actions(),
-            state=self._coarse_state(),
-            device_class=config.device_class,
-        )
+        self._guesses = None if failures is None else GuessRecord.after_boot(failures, _now())
         self._server: GattServer | None = None
         self._watchers: dict[SessionId, int] = {}
         self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
@@ -154,6 +146,21 @@ class Onboarding:
         self._work = asyncio.Event()
         self._on_air = asyncio.Event()
         self._deadlines = asyncio.Event()
+
+    @cached_property
+    def _machine(self) -> "DeviceMachine":
+        """What answers companions. To load it takes longer than to get on the air, so it is made after that."""
+        from bletoken.protocol.device import DeviceMachine
+
+        return DeviceMachine(
+            self._label,
+            guesses=self._guesses,
+            save_guesses=lambda record: self._folder.write_failures(record.failures),
+            entropy=self._entropy,
+            actions=self._actions(),
+            state=self._coarse_state(),
+            device_class=self._config.device_class,
+        )
 
     async def run(self) -> None:
         """Serve companions until cancelled. A request to MODE that is under way is finished first.
@@ -267,8 +274,8 @@ class Onboarding:
             async with GattServer(self._config.radio, name, self) as self._server:
                 self._report(Progress("advertising", name))
                 self._is_on_air()
-                # Whoever comes is still looking for the device.
-                load_cryptography()
+                # It is made now, while whoever comes is still looking for the device.
+                _ = self._machine
                 while (left := self._window_s()) > 0:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(min(left, _LONGEST_NAP_S)):
@@ -300,7 +307,7 @@ class Onboarding:
         return max(self._window_until, self._linger_until) - _now()
 
     def _advert_name(self, nonce: bytes) -> str:
-        return str(AdvertName(self._machine.state.letter, self._label.qr.advert_tag(nonce)))
+        return str(AdvertName(self._coarse_state().letter, self._label.qr.advert_tag(nonce)))
 
     def connected(self, peer: str) -> None:
         """See `gatt_server.Companions`."""
@@ -328,6 +335,8 @@ class Onboarding:
             message = self._machine.frame_received(peer, frame, _now())
             if message is not None:
                 if self._waiting[peer] >= _MOST_WAITING_MESSAGES:
+                    from bletoken.protocol.device import TooManyMessagesError
+
                     raise TooManyMessagesError("too many messages at once", att_error_hint=0x85)
                 self._waiting[peer] += 1
                 self._messages.put_nowait((peer, message))
@@ -356,33 +365,39 @@ class Onboarding:
             await self._drop_overdue()
 
     async def _watch_deadlines(self) -> None:
+        # Before the first companion comes nothing is due.
+        due: float | None = None
         while True:
-            due = self._machine.next_timeout
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if due is None else max(0, due - _now())):
                     await self._deadlines.wait()
             self._deadlines.clear()
             await self._drop_overdue()
+            due = self._machine.next_timeout
 
     async def _drop_overdue(self) -> None:
+        from bletoken.protocol.device import Drop
+
         for output in self._machine.timeouts(_now()):
             if isinstance(output, Drop) and self._server is not None:
                 self._report(Progress("companion dropped", "it did not prove that it knows the setup code"))
                 await self._server.disconnect(output.peer)
 
-    def _carry_out(self, outputs: list[Output]) -> None:
+    def _carry_out(self, outputs: "list[Output]") -> None:
+        from bletoken.protocol.device import Requested, Send
+
         for output in outputs:
             if isinstance(output, Send) and self._server is not None:
                 self._server.send(output.peer, output.message)
             elif isinstance(output, Requested):
                 self._requested(output.session, output.counter, output.request)
 
-    def _tell(self, session: SessionId, status: Status) -> None:
+    def _tell(self, session: "SessionId", status: Status) -> None:
         self._carry_out(self._machine.send(session, status))
 
     # Requests --------------------------------------------------------------------------------------------------------
 
-    def _requested(self, session: SessionId, counter: int, request: Request) -> None:
+    def _requested(self, session: "SessionId", counter: int, request: Request) -> None:
         match request:
             case Provision():
                 self._provision(session, counter, request)
@@ -395,7 +410,7 @@ class Onboarding:
             case Claim():
                 self._asked_to_claim(session, counter, request)
 
-    def _provision(self, session: SessionId, counter: int, request: Provision) -> None:
+    def _provision(self, session: "SessionId", counter: int, request: Provision) -> None:
         taken: Journal | FailureCode = redemption.take(
             self._journal, request, has_credentials=self._credentials is not None
         )
@@ -417,7 +432,7 @@ class Onboarding:
         self._watchers[session] = counter
         self._tell(session, self._status(counter))
 
-    def _asked_to_identify(self, session: SessionId, counter: int) -> None:
+    def _asked_to_identify(self, session: "SessionId", counter: int) -> None:
         if self._is_identifying:
             # It is showing itself already, which is what was asked for.
             self._tell(session, Done(counter))
@@ -430,7 +445,7 @@ class Onboarding:
             session, counter = await self._identify.get()
             answered = False
 
-            def started(session: SessionId = session, counter: int = counter) -> None:
+            def started(session: "SessionId" = session, counter: int = counter) -> None:
                 nonlocal answered
                 answered = True
                 self._report(Progress("identifying"))
@@ -445,7 +460,7 @@ class Onboarding:
             finally:
                 self._is_identifying = False
 
-    def _asked_to_claim(self, session: SessionId, counter: int, request: Claim) -> None:
+    def _asked_to_claim(self, session: "SessionId", counter: int, request: Claim) -> None:
         if self._claiming is None or _now() >= self._claim_window_until:
             self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="its window is closed"))
             return
@@ -453,7 +468,7 @@ class Onboarding:
         self._linger_until = _now() + _LAST_ANSWER_S
         self._claiming.ask(session, counter, request.duration_s)
 
-    def _asked_to_unlock(self, session: SessionId, counter: int) -> None:
+    def _asked_to_unlock(self, session: "SessionId", counter: int) -> None:
         if self._folder.read_failures() is None:
             # Nobody knows how often the PIN was tried, or why the record is gone; that is for somebody at the device.
             self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="unlock it on the device"))
