@@ -4,6 +4,7 @@ It imports nothing that takes time, so that `--help` answers at once.
 """
 
 import argparse
+import gc
 import sys
 
 from bletoken import command_line
@@ -20,12 +21,20 @@ _EXIT_CODES = """exit codes:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    return command_line.main(argv, parser, _run)
+    # Next to nothing of what a start loads is garbage, and looking for it again and again is a good part of the start.
+    gc.disable()
+    try:
+        return command_line.main(argv, parser, _run)
+    finally:
+        gc.enable()
 
 
 def _run(arguments: argparse.Namespace) -> int:
     from bletoken_peripheral import commands
 
+    if arguments.command != "run":
+        # That one is still starting.
+        gc.enable()
     return commands.run(arguments)
 
 

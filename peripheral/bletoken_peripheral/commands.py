@@ -211,6 +211,7 @@ def _run(arguments: argparse.Namespace) -> int:
     supervisor = Supervisor()
 
     def ready() -> None:
+        # The start is over: see `cli.main`.
         gc.enable()
         supervisor.ready()
 
@@ -218,8 +219,6 @@ def _run(arguments: argparse.Namespace) -> int:
         async with supervisor.watched():
             await onboarding.run()
 
-    # Next to nothing of what a start loads is garbage, and looking for it again and again takes time.
-    gc.disable()
     with folder.lock():
         onboarding = Onboarding(config, folder, report=_as_long_as_heard(report), ready=ready)
         asyncio.run(console.until_signalled(run()))

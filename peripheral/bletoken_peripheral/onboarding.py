@@ -9,7 +9,6 @@ import importlib
 import logging
 import math
 import os
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -608,7 +607,7 @@ class Onboarding:
             failure, wait_s = await self._redeem_once(api)
             if failure is None:
                 return
-            wait_s = max(wait_s, pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+            wait_s = max(wait_s, _jittered(pause))
             if _now() + wait_s >= give_up_at:
                 expired = expires_in_s <= self._config.retry_s and self._journal.expires_in_s > 0
                 self._fail(Failure(FailureCode.TOKEN_EXPIRED) if expired else failure)
@@ -744,7 +743,7 @@ class Onboarding:
             except (CloudError, StorageError) as e:
                 waiting = "cannot write the journal" if isinstance(e, StorageError) else "waiting for MODE"
                 self._report(Progress(waiting, str(e)))
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+                await asyncio.sleep(_jittered(pause))
                 pause = min(pause * 2, _LONGEST_ANNOUNCE_PAUSE_S)
 
     async def _announce_once(self, api: "DeviceApi", credentials: Credentials, journal: Journal) -> None:
@@ -778,7 +777,7 @@ class Onboarding:
                     self._save(journal.after(Event.KEY_ACCEPTED))
             except (CloudError, StorageError) as e:
                 _log.debug("not checked: %s", type(e).__name__)
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+                await asyncio.sleep(_jittered(pause))
                 pause = min(pause * 2, _LONGEST_CHECK_PAUSE_S)
             else:
                 return
@@ -821,6 +820,13 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for part in error.exceptions for leaf in _leaves(part)]
     return [error]
+
+
+def _jittered(pause: float) -> float:
+    """Somewhat less than this pause, so that devices that lost MODE together do not come back together."""
+    import random
+
+    return pause * random.uniform(0.5, 1)  # noqa: S311 no secret
 
 
 def _now() -> float:
