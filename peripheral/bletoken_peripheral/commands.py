@@ -203,7 +203,7 @@ def _batch(arguments: argparse.Namespace) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from bletoken_peripheral.onboarding import Onboarding
+    from bletoken_peripheral.onboarding import LONGEST_NAP_S, Onboarding
     from bletoken_peripheral.supervisor import Supervisor
 
     config, folder = _open(arguments)
@@ -216,11 +216,18 @@ def _run(arguments: argparse.Namespace) -> int:
         supervisor.ready()
 
     async def run() -> None:
-        async with supervisor.watched():
+        async with supervisor.watched(onboarding.awake):
             await onboarding.run()
 
     with folder.lock():
-        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report), ready=ready)
+        onboarding = Onboarding(
+            config,
+            folder,
+            report=_as_long_as_heard(report),
+            ready=ready,
+            # One that wakes up every half a minute to say so needs not wake up for anything else.
+            is_woken=supervisor.interval_s <= LONGEST_NAP_S,
+        )
         asyncio.run(console.until_signalled(run()))
     return 0
 

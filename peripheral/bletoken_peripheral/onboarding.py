@@ -80,9 +80,11 @@ That is after each step of a token, and after the start of a provisioned device:
 the companion heard.
 """
 
-_LONGEST_NAP_S: Final = 5
-"""Seconds after which the window is looked at again: the loop's clock stops while the device sleeps, the boot clock
-does not."""
+LONGEST_NAP_S: Final = 30
+"""Seconds after which an open window is looked at again, where nobody calls `Onboarding.awake` as often.
+
+The loop's clock stops while the device sleeps, the boot clock does not: a window that ends meanwhile is closed so late.
+"""
 
 
 class Onboarding:
@@ -93,6 +95,7 @@ class Onboarding:
         folder: The state folder, locked.
         report: Is told of progress.
         ready: Is called each time a companion can find the device, and each time there is no window for that.
+        is_woken: Whether somebody calls `awake` every `LONGEST_NAP_S` seconds or more often.
         entropy: Fresh random octets.
 
     Raises:
@@ -107,6 +110,7 @@ class Onboarding:
         *,
         report: Callable[[Progress], None],
         ready: Callable[[], None] = lambda: None,
+        is_woken: bool = False,
         entropy: Entropy = os.urandom,
     ) -> None:
         label = folder.read_label()
@@ -116,6 +120,7 @@ class Onboarding:
         self._folder = folder
         self._tell_caller = report
         self._ready = ready
+        self._is_woken = is_woken
         self._caller_failed: asyncio.Future[None] | None = None
         self._entropy = entropy
         self._label = label
@@ -142,6 +147,7 @@ class Onboarding:
         self._identify: asyncio.Queue[tuple[SessionId, int]] = asyncio.Queue(1)
         self._is_identifying = False
         self._changed = asyncio.Event()
+        self._company = asyncio.Event()
         self._work = asyncio.Event()
         self._on_air = asyncio.Event()
         self._deadlines = asyncio.Event()
@@ -191,6 +197,11 @@ class Onboarding:
                 tasks.create_task(self._serve_redemption())
         except BaseExceptionGroup as group:
             raise self._worst_of(group) from None
+
+    def awake(self) -> None:
+        """Look whether an open window has ended: this process is awake anyway, and may have slept long."""
+        if self._server is not None:
+            self._changed.set()
 
     def _report(self, progress: Progress) -> None:
         """Tell the caller. What it raises ends `run`, and never the radio's or the journal's own doings."""
@@ -277,7 +288,7 @@ class Onboarding:
                 _ = self._machine
                 while (left := self._window_s()) > 0:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(min(left, _LONGEST_NAP_S)):
+                        async with asyncio.timeout(left if self._is_woken else min(left, LONGEST_NAP_S)):
                             await self._changed.wait()
                     self._changed.clear()
                     if self._radio_lost:
@@ -311,6 +322,7 @@ class Onboarding:
     def connected(self, peer: str) -> None:
         """See `gatt_server.Companions`."""
         self._machine.connected(peer, _now())
+        self._company.set()
         self._deadlines.set()
         self._report(Progress("companion connected"))
 
@@ -584,7 +596,11 @@ class Onboarding:
         # Loading an HTTP client takes longer than everything before the first advert, so it comes after that.
         await self._on_air.wait()
         module = await asyncio.to_thread(importlib.import_module, "bletoken.mode.device_api")
-        async with module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca) as api:
+        device_api = module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca)
+        if self._journal is None and self._claiming is None and self._config.mode_ca is None:
+            # The system's certificates take much memory, and are loaded while a companion looks what the device is.
+            await self._company.wait()
+        async with device_api as api:
             if self._claiming is not None:
                 await self._claiming.run(api)
             if self._phase is Phase.ANNOUNCED or (self._journal is not None and self._journal.was_removed):
