@@ -147,14 +147,16 @@ class Onboarding:
         self._identify: asyncio.Queue[tuple[SessionId, int]] = asyncio.Queue(1)
         self._is_identifying = False
         self._changed = asyncio.Event()
-        self._company = asyncio.Event()
         self._work = asyncio.Event()
         self._on_air = asyncio.Event()
         self._deadlines = asyncio.Event()
 
     @cached_property
     def _machine(self) -> "DeviceMachine":
-        """What answers companions. To load it takes longer than to get on the air, so it is made after that."""
+        """What answers companions, made when the first of them connects: who waits for one gets by with less memory.
+
+        That one hardly waits for it: it looks which services there are, before it reads or writes.
+        """
         from bletoken.protocol.device import DeviceMachine
 
         return DeviceMachine(
@@ -284,8 +286,6 @@ class Onboarding:
             async with GattServer(self._config.radio, name, self) as self._server:
                 self._report(Progress("advertising", name))
                 self._is_on_air()
-                # It is made now, while whoever comes is still looking for the device.
-                _ = self._machine
                 while (left := self._window_s()) > 0:
                     with contextlib.suppress(TimeoutError):
                         async with asyncio.timeout(left if self._is_woken else min(left, LONGEST_NAP_S)):
@@ -322,7 +322,6 @@ class Onboarding:
     def connected(self, peer: str) -> None:
         """See `gatt_server.Companions`."""
         self._machine.connected(peer, _now())
-        self._company.set()
         self._deadlines.set()
         self._report(Progress("companion connected"))
 
@@ -596,11 +595,7 @@ class Onboarding:
         # Loading an HTTP client takes longer than everything before the first advert, so it comes after that.
         await self._on_air.wait()
         module = await asyncio.to_thread(importlib.import_module, "bletoken.mode.device_api")
-        device_api = module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca)
-        if self._journal is None and self._claiming is None and self._config.mode_ca is None:
-            # The system's certificates take much memory, and are loaded while a companion looks what the device is.
-            await self._company.wait()
-        async with device_api as api:
+        async with module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca) as api:
             if self._claiming is not None:
                 await self._claiming.run(api)
             if self._phase is Phase.ANNOUNCED or (self._journal is not None and self._journal.was_removed):
