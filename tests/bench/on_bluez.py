@@ -141,7 +141,7 @@ class Program:
             used = -1.0
             while used != self.cpu_s:
                 used = self.cpu_s
-                await asyncio.sleep(0.5)
+                await asyncio.sleep(0.3)
 
     async def listen(self, *, as_json: bool) -> None:
         """Read what it says until its end."""
