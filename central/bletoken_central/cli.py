@@ -39,14 +39,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def parser(given: list[str]) -> argparse.ArgumentParser:
-    """The parser for these words; only a command that is among them gets its arguments."""
+    """The parser for these words: what they do not name it need not know, because all of it takes longer."""
     parser = command_line.parser(
         "bletoken-central",
         "The companion's side of bletoken: hands a MODE provisioning token to a device over Bluetooth LE.",
         _EXIT_CODES,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
-    for name, summary, parts in (
+    table = (
         ("scan", "list the bletoken devices in range", (_scan,)),
         ("info", "tell what a device says of itself", (_device, _info)),
         ("identify", "make the device show itself", (_device,)),
@@ -63,7 +63,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
             "take a pre-provisioned device home, over Bluetooth or by its typed claim code",
             (_user, _home, _device, _claim),
         ),
-    ):
+    )
+    for name, summary, parts in [row for row in table if row[0] in given[:1]] or table:
         command = commands.add_parser(name, help=summary, formatter_class=command_line.formatter)
         command.set_defaults(command=name)
         if name in given:

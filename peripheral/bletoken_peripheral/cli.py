@@ -39,14 +39,14 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def parser(given: list[str]) -> argparse.ArgumentParser:
-    """The parser for these words; only a command that is among them gets its arguments."""
+    """The parser for these words: what they do not name it need not know, because all of it takes longer."""
     parser = command_line.parser(
         "bletoken-peripheral",
         "The device's side of bletoken: takes a MODE provisioning token over Bluetooth LE and redeems it.",
         _EXIT_CODES,
     )
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
-    for name, summary, add_arguments in (
+    table = (
         ("init", "make the state folder and the device's setup code", _init),
         ("label", "show the label, or make the labels of many devices", _label),
         ("run", "wait for a companion and get provisioned", _nothing_more),
@@ -56,7 +56,8 @@ def parser(given: list[str]) -> argparse.ArgumentParser:
         ("unlock", "take PINs again after too many wrong ones", _nothing_more),
         ("identify", "try the command that shows which device it is", _nothing_more),
         ("reset", "forget credentials and journal; the setup code and the PIN's failures stay", _reset),
-    ):
+    )
+    for name, summary, add_arguments in [row for row in table if row[0] in given[:1]] or table:
         command = commands.add_parser(name, help=summary, formatter_class=command_line.formatter)
         command.set_defaults(command=name)
         if name in given:

@@ -329,8 +329,8 @@ service and three characteristics like ours, that reads, writes and notifies as 
 installed with the extra `peripheral` alone, and each has a BlueZ for itself that is a fake on a bus of its own, so that
 the radio costs neither anything. A scripted companion hands our program a token of {_TOKEN_OCTETS} octets at an ATT MTU
 of {MTU}; the program redeems it with the local MODE over TLS, with the trust store that a device has. Figures are
-medians, ratios medians of the ratios of runs side by side. CPU time decides, because it says the same on a machine where
-others run. Not covered: a real BlueZ, a real radio, a disk that is slow."""
+medians, ratios medians of the ratios of runs side by side. CPU time decides, because it says the same on a machine
+where others run. Not covered: a real BlueZ, a real radio, a disk that is slow."""
 
 
 def _goal_row(goal: dict[str, Any]) -> tuple[str, ...]:
