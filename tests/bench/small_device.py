@@ -62,7 +62,7 @@ class _Plan:
 
 
 _QUICK = _Plan(starts=3, handoffs=1, helps=3, idle_s=2, every_command=False)
-_FULL = _Plan(starts=21, handoffs=5, helps=8, idle_s=65, every_command=True)
+_FULL = _Plan(starts=15, handoffs=5, helps=6, idle_s=65, every_command=True)
 
 
 def measure(quick: bool, seed: int) -> dict[str, Any]:
