@@ -61,7 +61,7 @@ class _Plan:
     every_command: bool
 
 
-_QUICK = _Plan(starts=3, handoffs=1, helps=3, idle_s=2, every_command=False)
+_QUICK = _Plan(starts=2, handoffs=1, helps=2, idle_s=1, every_command=False)
 _FULL = _Plan(starts=15, handoffs=5, helps=6, idle_s=65, every_command=True)
 
 
