@@ -97,6 +97,7 @@ class _Claim:
     HACK: BlueZ lets any number of programs register the same service, and a companion would find one of them by
     chance. Seen with BlueZ 5.66; D-Bus's policy keeps us from owning a name. A socket in the abstract namespace needs
     no folder, and ends with its process. Anybody on this machine can hold it, who can stop us in simpler ways as well.
+    Goes when BlueZ refuses a service that is registered already.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -231,7 +232,8 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
     async def add_new_service(self, uuid: str) -> None:
         """Add a primary service; before `start`."""
         await super().add_new_service(uuid)
-        # HACK: bless makes only the first service a primary one. Seen with bless 0.3.0 (bless issues 142, 146).
+        # HACK: bless makes only the first service a primary one. Seen with bless 0.3.0 (bless issues 142, 146); goes
+        # when all that are added are.
         list(self.services.values())[-1].gatt._primary = True  # noqa: SLF001 there is no other way
 
     async def add_new_characteristic(
@@ -312,7 +314,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             self._disconnect(path)
 
     def update_value(self, service_uuid: str, char_uuid: str) -> bool:
-        """Notify every subscriber of a characteristic's value; returns whether there was anybody to tell."""
+        """Notify every subscriber of a characteristic's value; returns whether BlueZ was told to."""
         if not self._app_is_registered or self.bus is None or not self.bus.connected:
             return False
         return bool(super().update_value(service_uuid, char_uuid))
@@ -452,6 +454,8 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         error = task.exception()
         _log.warning("the radio is lost: %s: %s", type(error).__name__, error)
         _log.debug("what ended it", exc_info=error)
+        for other in self._tasks:
+            other.cancel()
         self._went_away(str(error))
         self.on_radio_lost()
 
@@ -561,7 +565,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         if name != _BLUEZ:
             return
         # HACK: bless does not notice that bluetoothd ended: it never registers again, and its `stop` raises. Seen with
-        # bless 0.3.0 and BlueZ 5.66.
+        # bless 0.3.0 and BlueZ 5.66; goes when bless registers again by itself.
         self._owner = owner
         self._adapters.all_vanished()
         self._peers.all_vanished()

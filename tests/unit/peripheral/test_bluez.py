@@ -599,14 +599,20 @@ async def test_a_bluetoothd_killed_in_the_middle_of_a_registration_is_waited_for
     assert [advert["LocalName"] for advert in bluez.adverts.values()] == ["other"]
 
 
-async def test_a_bus_that_ends_is_the_end_of_the_radio(
-    bluez: FakeBlueZ, server: GattServer, companions: Companions
+async def test_a_bus_that_ends_is_the_end_of_the_radio_and_told_once(
+    bluez: FakeBlueZ, server: GattServer, companions: Companions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bluez_module, "_FIRST_PAUSE_S", 0.001)
     bluez.appears(A)
     await companions.hear("connected 0")
+    tasks = server._server._tasks
     server._server.bus._sock.shutdown(2)
     await companions.hear("disconnected 0")
     await companions.hear("lost")
+    # Nothing is tried any more.
+    await asyncio.wait(tasks, timeout=10)
+    assert all(task.done() for task in tasks)
+    assert companions.told.count("lost") == 1
     server._mtus[companions.peers[0]] = 0
     server.send(companions.peers[0], b"anybody?")
 
