@@ -15,6 +15,7 @@ from unit.peripheral.fake_bluez import ADVERT_MANAGER, CallError, FakeBlueZ
 from bletoken.errors import RadioUnavailableError, RemoteProtocolError
 from bletoken.protocol.wire import HELLO_UUID, SERVICE_UUID, STATUS_UUID, TOKEN_UUID
 from bletoken_peripheral import bluez as bluez_module
+from bletoken_peripheral import bluez_bus
 from bletoken_peripheral.gatt_server import GattServer
 
 A, B = "AA:AA:AA:AA:AA:AA", "BB:BB:BB:BB:BB:BB"
@@ -710,7 +711,7 @@ async def test_a_second_peripheral_on_an_adapter_is_refused_until_the_first_ends
 async def test_a_bluetoothd_that_hangs_is_given_up(
     bluez: FakeBlueZ, companions: Companions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bluez_module, "_CALL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(bluez_bus, "CALL_TIMEOUT_S", 0.05)
     bluez.hangs = {"RegisterApplication", "UnregisterApplication"}
     with pytest.raises(RadioUnavailableError, match="was not answered"):
         async with GattServer("system", NAME, companions):
