@@ -61,12 +61,12 @@ class Rig:
 
     def __post_init__(self) -> None:
         for name in ("device_adapter", "companion_adapter"):
-            if not re.fullmatch(r"([0-9A-F]{2}:){5}[0-9A-F]{2}", address := getattr(self, name)):
+            if not re.fullmatch(r"([0-9A-Fa-f]{2}:){5}[0-9A-Fa-f]{2}", address := getattr(self, name)):
                 raise pytest.UsageError(
                     f"{_option(name)} is {address!r} and no address such as AA:BB:CC:DD:EE:FF;"
                     " bluetoothctl list shows them"
                 )
-        if self.device_adapter == self.companion_adapter:
+        if self.device_adapter.upper() == self.companion_adapter.upper():
             raise pytest.UsageError("device and companion need an adapter each, and both options name the same")
         if not re.fullmatch(r"([A-Za-z0-9_][A-Za-z0-9_.@%:-]*)?", self.device_host):
             raise pytest.UsageError(f"--device-host is {self.device_host!r}, and no [USER@]HOST for ssh")
@@ -87,10 +87,9 @@ class Rig:
             raise pytest.UsageError("--device-program is on another machine, so it needs --device-host")
         if "" in given.values():
             raise pytest.UsageError(f"{next(name for name in given if not given[name])} is empty")
-        adapters = {name: given[name].upper() for name in ("--device-adapter", "--companion-adapter")}
-        fields = {"device_host": "--device-host", "device_program": "--device-program"}
-        fields["power_cycle"] = "--power-cycle-command"
-        return cls(*adapters.values(), **{field: given[name] for field, name in fields.items() if name in given})
+        return cls(
+            **{name.removeprefix("--").removesuffix("-command").replace("-", "_"): given[name] for name in given}
+        )
 
     # Adapters ---------------------------------------------------------------------------------------------------------
 
@@ -98,10 +97,13 @@ class Rig:
         """The radios of both ends, as the programs take them. That BlueZ has what is on this machine is seen to."""
         from bluez import bus, stack  # its library is there on Linux only
 
-        async with bus.BlueZ.open(stack.Daemon()) as bluez:
-            companion = await bluez.named(self.companion_adapter)
-            if not self.device_host:
-                await bluez.named(self.device_adapter)
+        try:
+            async with bus.BlueZ.open(stack.Daemon()) as bluez:
+                companion = await bluez.named(self.companion_adapter.upper())
+                if not self.device_host:
+                    await bluez.named(self.device_adapter.upper())
+        except OSError as e:
+            raise AssertionError(f"there is no system bus (D-Bus) to reach BlueZ on: {e}") from e
         return {"device": f"system:{self.device_adapter}", "companion": f"system:{companion}"}
 
     # The device's machine ---------------------------------------------------------------------------------------------

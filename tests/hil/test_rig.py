@@ -16,7 +16,7 @@ DEVICE, COMPANION = "AA:BB:CC:DD:EE:01", "AA:BB:CC:DD:EE:02"
     [
         ({"device_adapter": "hci0"}, "--device-adapter is 'hci0' and no address such as"),
         ({"companion_adapter": "AA:BB:CC:DD:EE"}, "--companion-adapter is"),
-        ({"companion_adapter": DEVICE}, "an adapter each"),
+        ({"companion_adapter": DEVICE.lower()}, "an adapter each"),
         ({"device_host": "-oProxyCommand=x"}, "--device-host is"),
         ({"device_host": "pi host"}, "--device-host is"),
     ],
@@ -44,9 +44,9 @@ def test_options_that_do_not_belong_together_are_refused(options: list[str], com
         Rig.of(dict(zip(options[::2], options[1::2], strict=True)))
 
 
-def test_hardware_is_named_by_options_in_any_case() -> None:
+def test_hardware_is_named_by_options() -> None:
     given = {"--device-adapter": DEVICE.lower(), "--companion-adapter": COMPANION, "--device-host": "me@pi.local"}
-    assert Rig.of(given) == Rig(DEVICE, COMPANION, "me@pi.local")
+    assert Rig.of(given) == Rig(DEVICE.lower(), COMPANION, "me@pi.local")
 
 
 # Over ssh -----------------------------------------------------------------------------------------------------------
