@@ -8,9 +8,33 @@ import importlib
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+
+def _no_retry() -> None:
+    """The companion gives up with the first connection."""
+    exchange = importlib.import_module("bletoken_central.handoff").Exchange
+    exchange._run = exchange._attempt
+
+
+def _no_same_answer() -> None:
+    """The device does not know a token again that it has already."""
+    redemption = importlib.import_module("bletoken_peripheral.redemption")
+    take = redemption.take
+
+    def forgetful(journal: Any, request: Any, *, has_credentials: bool) -> Any:
+        if journal is not None:
+            journal = replace(journal, token_ref=bytes(len(journal.token_ref)))
+        return take(journal, request, has_credentials=has_credentials)
+
+    redemption.take = forgetful
+
 
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
+    "retry": _no_retry,
+    "same-answer": _no_same_answer,
 }
 
 
