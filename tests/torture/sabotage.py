@@ -31,10 +31,48 @@ def _no_same_answer() -> None:
     redemption.take = forgetful
 
 
+def _no_time_out() -> None:
+    """Whoever asks MODE waits for its answer for ever."""
+    client = importlib.import_module("bletoken.mode.http").HTTPClient
+    begin = client.__init__
+
+    def begin_patiently(self: Any, base_url: str, **options: Any) -> None:
+        begin(self, base_url, **{**options, "timeout_s": None})
+
+    client.__init__ = begin_patiently
+
+
+def _sent_again() -> None:
+    """The device takes a request without an answer for one that never left."""
+    errors, api = (importlib.import_module(f"bletoken.{name}") for name in ("errors", "mode.device_api"))
+    redeem = api.DeviceApi.redeem
+
+    async def redeem_hopefully(self: Any, token: str) -> Any:
+        try:
+            return await redeem(self, token)
+        except errors.CloudNoAnswerError as error:
+            raise errors.CloudUnreachableError(str(error)) from error
+
+    api.DeviceApi.redeem = redeem_hopefully
+
+
+def _no_recovery() -> None:
+    """The companion asks for another token without looking what came of the last one."""
+    provisioning = importlib.import_module("bletoken_central.onboarding")._Provisioning
+
+    async def leave_it(self: Any, choose: object) -> None:
+        pass
+
+    provisioning.recover = leave_it
+
+
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
     "retry": _no_retry,
     "same-answer": _no_same_answer,
+    "time-out": _no_time_out,
+    "sent-once": _sent_again,
+    "recovery": _no_recovery,
 }
 
 

@@ -77,7 +77,8 @@ class Workers:
     async def started(cls, plan: Plan) -> AsyncIterator["Workers"]:
         """As many processes as there are cores, for the length of the block."""
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(os.cpu_count(), context, _prepare, (plan.without,)) as executor:
+        processes = int(os.environ.get("BLETOKEN_TEST_PROCESSES") or os.cpu_count() or 1)
+        with ProcessPoolExecutor(processes, context, _prepare, (plan.without,)) as executor:
             yield cls(plan, executor)
 
     async def call(self, function: Callable[..., T], *arguments: object) -> T:
