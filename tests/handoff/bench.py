@@ -256,11 +256,12 @@ async def open_bench(
     daemon: stack.Daemon | None = None,
     link: LinkModel | None = None,
     btsnoop: Path | None = None,
+    db: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
     """A bench that ends with the context, and every device on it; `daemon` is needed where an end is BlueZ's."""
     async with contextlib.AsyncExitStack() as closing:
-        mode = await closing.enter_async_context(serve(Settings(**settings)))
+        mode = await closing.enter_async_context(serve(Settings(**settings), db=db))
         if daemon:
             link = _over(stack.BLUEZ_AIR, link)
         hub = await closing.enter_async_context(Hub.open(f"unix:{path}/air", model=link, btsnoop=btsnoop))
@@ -273,7 +274,7 @@ async def open_bench(
             on_bluez = [end for end in radios if getattr(ends, end)]
             adapters = await closing.enter_async_context(bus.adapters(bluez, hub, len(on_bluez)))
             radios |= {end: f"system:{adapter}" for end, adapter in zip(on_bluez, adapters, strict=True)}
-        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
+        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False, verify=False))
         seed = (await client.post("/_sim/seed")).raise_for_status().json()
         bench = Bench(programs, path, mode, client, seed, hub, radios["device"], radios["companion"])
         try:

@@ -281,20 +281,23 @@ def _passing() -> Iterator[tuple[str, Fault]]:
 
 
 def provisioned() -> Iterator[Row]:
-    unknown = {
+    not_made = {
         "reset before MODE acts": {"drop": "before", "reset": True},
+        "redirect": {"redirect": "http://127.0.0.1:9/"},
+        "status 500": {"error": ErrorAnswer(status=500)},
+    }
+    made = {
         "reset after MODE acts": {"drop": "after", "reset": True},
         "no answer": {"hold": "after"},
         "half an answer": {"truncate": True},
-        "redirect": {"redirect": "http://127.0.0.1:9/"},
-        "status 500": {"error": ErrorAnswer(status=500)},
         "status 502, and MODE has acted": {"error": ErrorAnswer(status=502, when="after")},
         "a page, and MODE has acted": {"error": ErrorAnswer(status=200, body="<html>", when="after")},
     }
-    for name, fault in unknown.items():
-        yield Provisioned("recovered", f"{name}, once", Fault(**fault, count=1), exit_code=0, posts=2)
-        yield Provisioned("recovered", f"{name}, twice", Fault(**fault, count=2), exit_code=0, posts=3)
-        yield Provisioned("not recovered", f"{name}, each time", Fault(**fault), exit_code=8, posts=3)
+    for kind, faults in {"nothing to remove": not_made, "removed": made}.items():
+        for name, fault in faults.items():
+            yield Provisioned(kind, f"{name}, once", Fault(**fault, count=1), exit_code=0, posts=2)
+            yield Provisioned(kind, f"{name}, twice", Fault(**fault, count=2), exit_code=0, posts=3)
+            yield Provisioned(kind, f"{name}, each time", Fault(**fault), exit_code=8, posts=3)
     for status in (400, 401, 403, 404):
         refused = Fault(error=ErrorAnswer(status=status, reason="INVALID_TOKEN"))
         yield Provisioned("refused", f"status {status}", refused, exit_code=6, posts=1)

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +21,9 @@ T = TypeVar("T")
 
 HANG_S = 1800
 """Seconds of the world's own time after which a hand-off hangs: every limit of the products is well below."""
+
+IN_MEMORY = Path("/dev/shm")
+"""Where Linux keeps files in memory: what is tried here is not about disks, which would take most of the time."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +48,9 @@ class Case:
     def run(self, folder: Path) -> Trial:
         """Try it, in this process."""
         try:
-            with tempfile.TemporaryDirectory(dir=folder) as own:
+            with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else folder) as own:
                 world = self.world(Path(own), self.fault, *self.arguments)
-                return warp.run(_bounded(world), self.seed, settle_s=self.settle_s)
+                return warp.run(_watched(world), self.seed, settle_s=self.settle_s)
         except (TimeoutError, warp.StandstillError) as error:
             return Trial(self.fault, Result.HUNG, str(error) or "it came to no end")
         except Exception as error:  # noqa: BLE001 whatever nobody foresaw is a finding, and no reason to stop
@@ -55,9 +58,15 @@ class Case:
             return Trial(self.fault, Result.LOST, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
 
 
-async def _bounded(world: Coroutine[Any, Any, Trial]) -> Trial:
+async def _watched(world: Coroutine[Any, Any, Trial]) -> Trial:
+    unheard: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(str(context)))
     async with asyncio.timeout(HANG_S):
-        return await world
+        trial = await world
+    if trial.result is Result.SURVIVED and unheard:
+        # An error in a callback, or of a task that nobody waited for.
+        return replace(trial, result=Result.LOST, detail=f"nobody heard of {unheard[0]}")
+    return trial
 
 
 class Workers:

@@ -163,7 +163,8 @@ class AirLink(LocalLink):
         self._breakage = random.Random(self._model.seed)  # noqa: S311 - as above
         self._live: dict[tuple[Controller, int], AirConnection] = {}
         self._numbers = itertools.count(1)
-        self._handles = itertools.cycle(range(1, _MAX_CONNECTION_HANDLE + 1))
+        # Not `cycle`, which remembers all that it has gone through.
+        self._handles = (1 + number % _MAX_CONNECTION_HANDLE for number in itertools.count())
         self._corruptions: list[Corruption] = []
 
     @property
