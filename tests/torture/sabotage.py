@@ -66,6 +66,20 @@ def _no_recovery() -> None:
     provisioning.recover = leave_it
 
 
+def _no_forgetting() -> None:
+    """The device keeps what it last told a companion when that has left."""
+    server = importlib.import_module("bletoken_peripheral.gatt_server").GattServer
+    disconnected = server.disconnected
+
+    def remembering(self: Any, peer: str) -> None:
+        told = self._last_message.get(peer)
+        disconnected(self, peer)
+        if told is not None:
+            self._last_message[peer] = told
+
+    server.disconnected = remembering
+
+
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
     "retry": _no_retry,
@@ -73,6 +87,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "time-out": _no_time_out,
     "sent-once": _sent_again,
     "recovery": _no_recovery,
+    "forgetting": _no_forgetting,
 }
 
 

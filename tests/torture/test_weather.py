@@ -91,7 +91,7 @@ async def test_the_same_seed_gives_the_same_hand_off_to_the_last_digit(tmp_path:
         (cloud, "5xx: status 502", "sent-once", {Result.DOUBLED}),
         (cloud, "removed: half an answer, once", "recovery", {Result.DOUBLED}),
         (link, "token, MTU 247: broken after packet 1", "retry", {Result.LOST}),
-        (link, "token, MTU 247: broken after packet", "same-answer", {Result.LOST}),
+        (link, "token, MTU 247: broken after packet 1", "same-answer", {Result.LOST}),
         (soak, "tokens", "forgetting", {Result.LOST}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
