@@ -53,6 +53,9 @@ class Case:
                 return warp.run(_watched(world), self.seed, settle_s=self.settle_s)
         except (TimeoutError, warp.StandstillError) as error:
             return Trial(self.fault, Result.HUNG, str(error) or "it came to no end")
+        except AssertionError as error:
+            # The bench's own patience ends with one.
+            return Trial(self.fault, Result.HUNG if "in vain" in str(error) else Result.LOST, str(error))
         except Exception as error:  # noqa: BLE001 whatever nobody foresaw is a finding, and no reason to stop
             [*_, where] = traceback.extract_tb(error.__traceback__)
             return Trial(self.fault, Result.LOST, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
