@@ -80,6 +80,16 @@ def _no_forgetting() -> None:
     server.disconnected = remembering
 
 
+def _no_hanging_up() -> None:
+    """The companion goes on listening to MODE's events when it is done."""
+    events = importlib.import_module("bletoken_central.events").Events
+
+    async def stay(*_: object) -> None:
+        pass
+
+    events.__aexit__ = stay
+
+
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
     "retry": _no_retry,
@@ -88,6 +98,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "sent-once": _sent_again,
     "recovery": _no_recovery,
     "forgetting": _no_forgetting,
+    "hanging-up": _no_hanging_up,
 }
 
 

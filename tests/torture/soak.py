@@ -30,7 +30,7 @@ from bletoken_central.onboarding import Companion, Onboarded
 from bletoken_peripheral.store import CONTROL_SOCKET
 
 NAME = "soak"
-DEFENCES = ("forgetting",)
+DEFENCES = ("hanging-up", "forgetting")
 
 ROUNDS = {"tokens": 1_429, "claims": 1_000, "resets": 1_000}
 """How often each kind goes round; the first makes 10,003 hand-offs."""

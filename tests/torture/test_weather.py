@@ -92,7 +92,7 @@ async def test_the_same_seed_gives_the_same_hand_off_to_the_last_digit(tmp_path:
         (cloud, "removed: half an answer, once", "recovery", {Result.DOUBLED}),
         (link, "token, MTU 247: broken after packet 1", "retry", {Result.LOST}),
         (link, "token, MTU 247: broken after packet 1", "same-answer", {Result.LOST}),
-        (soak, "tokens", "forgetting", {Result.LOST}),
+        (soak, "claims", "hanging-up", {Result.LOST}),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )

@@ -22,6 +22,19 @@ T = TypeVar("T")
 HANG_S = 1800
 """Seconds of the world's own time after which a hand-off hangs: every limit of the products is well below."""
 
+LOADED = (
+    "bletoken.mode.device_api",
+    "bletoken.mode.user_api",
+    "bletoken.mode.web_socket",
+    "bletoken.sim.air.bleak_backend",
+    "bletoken.sim.air.bless_server",
+    "bletoken.sim.air.hub",
+    "bletoken.sim.cloud.server",
+    "bletoken_central.onboarding",
+    "bletoken_peripheral.onboarding",
+)
+"""What every trial needs, loaded once for all processes: it takes longer than a trial."""
+
 IN_MEMORY = Path("/dev/shm")
 """Where Linux keeps files in memory: what is tried here is not about disks, which would take most of the time."""
 
@@ -88,7 +101,8 @@ class Workers:
     @asynccontextmanager
     async def started(cls, plan: Plan) -> AsyncIterator["Workers"]:
         """As many processes as there are cores, for the length of the block."""
-        context = multiprocessing.get_context("spawn")
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(list(LOADED))
         processes = int(os.environ.get("BLETOKEN_TEST_PROCESSES") or os.cpu_count() or 1)
         with ProcessPoolExecutor(processes, context, _prepare, (plan.without,)) as executor:
             yield cls(plan, executor)
