@@ -285,6 +285,7 @@ async def open_bench(
     rig: Rig | None = None,
     link: LinkModel | None = None,
     btsnoop: Path | None = None,
+    db: Path | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
     """A bench that ends with the context, and every device on it.
@@ -292,7 +293,7 @@ async def open_bench(
     `daemon` is needed where an end is BlueZ's, and `rig` where both are hardware.
     """
     async with contextlib.AsyncExitStack() as closing:
-        mode = await closing.enter_async_context(serve(Settings(**settings)))
+        mode = await closing.enter_async_context(serve(Settings(**settings), db=db))
         hub = None
         if rig:
             if link:
@@ -311,7 +312,7 @@ async def open_bench(
             on_bluez = [end for end in radios if getattr(ends, end)]
             adapters = await closing.enter_async_context(bus.adapters(bluez, hub, len(on_bluez)))
             radios |= {end: f"system:{adapter}" for end, adapter in zip(on_bluez, adapters, strict=True)}
-        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
+        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False, verify=False))
         seed = (await client.post("/_sim/seed")).raise_for_status().json()
         bench = Bench(programs, path, mode, client, seed, hub, radios["device"], radios["companion"])
         try:

@@ -19,7 +19,7 @@ async def judge(fault: str, bench: Bench, device: Device, outcome: Outcome | Non
     """
     if outcome is None:
         return Trial(fault, Result.HUNG, "the companion came to no end")
-    elapsed_s = outcome.result.get("elapsed_s")
+    elapsed_s = outcome.result.get("elapsed_s", {}).get("total")
     in_home = await bench.devices_in_home()
     # A token that MODE was asked about again is refused, with a status of its own.
     refused = [status for status in bench.redemptions if status is not None and 400 <= status < 500]
