@@ -37,10 +37,17 @@ def _write_in_place() -> None:
     files.replace = replace
 
 
+def _make_files_for_all() -> None:
+    """A file is made as most programs make theirs."""
+    make = os.open
+    os.open = lambda path, flags, mode=0o777: make(path, flags, 0o666 if mode == 0o600 else mode)
+
+
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
     "redeeming": _never_write_redeeming,
     "beside": _write_in_place,
+    "private": _make_files_for_all,
 }
 
 

@@ -10,7 +10,7 @@ import re
 import shutil
 import signal
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -74,8 +74,9 @@ class Injection:
 
     Attributes:
         name: Its name.
-        number: The how-manieth of this name; with `and_on`, it and all after it.
+        number: The how-manieth of this name.
         effect: In strace's words.
+        and_on: Whether it happens to all of this name after it as well.
     """
 
     name: str
@@ -93,13 +94,8 @@ def killed_before(call: Call) -> Injection:
 
 
 def held_after(call: Call) -> Injection:
-    """The call is carried out, and the program kept from seeing that."""
+    """The call is carried out, and the program kept from seeing that; then it is killed."""
     return Injection(call.name, call.number, f"delay_exit={_FOREVER_US}")
-
-
-def failing(call: Call, error: str, *, and_on: bool = False) -> Injection:
-    """The call is not carried out and fails with this error; with `and_on`, all of its name after it as well."""
-    return Injection(call.name, call.number, f"error={error}", and_on)
 
 
 @dataclass
@@ -170,14 +166,15 @@ def _octets(text: str) -> bytes:
 
 @contextlib.asynccontextmanager
 async def attached(
-    pid: int, injection: Injection | None = None, *, names: tuple[str, ...] = FILES + SOCKETS
+    pid: int, *injections: Injection, names: tuple[str, ...] = FILES + SOCKETS, paths: Sequence[Path] = ()
 ) -> AsyncIterator[Trace]:
     """Look at a running program while the context lasts; it counts from now on.
 
     Args:
         pid: The program.
-        injection: What is to happen to one of its calls.
+        injections: What is to happen to some of its calls.
         names: The calls to look at.
+        paths: The files to look at alone; no other call is counted then.
 
     Raises:
         NoStraceError: That is not possible here.
@@ -185,8 +182,8 @@ async def attached(
     if shutil.which("strace") is None:
         raise NoStraceError("strace is not installed; let root run: apt-get install strace")
     words = ["-p", str(pid), "-y", "-xx", "-s", "65536", "-e", f"trace={','.join(names)}"]
-    if injection is not None:
-        words += ["-e", str(injection)]
+    words += [word for path in paths for word in ("-P", str(path))]
+    words += [word for injection in injections for word in ("-e", str(injection))]
     strace = await asyncio.create_subprocess_exec(
         "strace", *words, stdin=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE, limit=2**20
     )
