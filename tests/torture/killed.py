@@ -137,7 +137,8 @@ async def _device_killed(plan: Plan, kill: Kill, folder: Path) -> tuple[Call | N
                 await providing
                 return None, None
             await device.running.process.wait()
-        await device.start()
+        if refusal := await programs.refusal(device):
+            return seen.calls[-1], Trial(str(kill), Result.LOST, f"the device does not start again: {refusal}")
         return await _judged(kill, seen, bench, device, providing)
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from handoff.bench import Bench, Device, InProcess, Outcome, Processes, RunningDevice, until
 
+from bletoken.errors import BletokenError
+
 LONGEST_S = 300
 """Seconds after which a hand-off counts as hung; each has a shorter time-out of its own."""
 
@@ -56,6 +58,21 @@ async def stopped_pid(pid_file: Path) -> int:
 def go_on(pid: int) -> None:
     """Let a stopped program go on."""
     os.kill(pid, signal.SIGCONT)
+
+
+async def refusal(device: Device) -> str:
+    """Start a device. Returns why it does not, in its own words; nothing where it does."""
+    try:
+        device.running = await device.bench.programs.start_device(device)
+    except BletokenError as error:
+        return str(error)
+    running = device.running
+    process = getattr(running, "process", None)
+    await until(lambda: "advertising" in running.steps or (process and process.returncode is not None))
+    if "advertising" in running.steps:
+        return ""
+    device.running = None
+    return " / ".join(running.steps)
 
 
 async def again(bench: Bench, device: Device, first: asyncio.Task[Outcome] | None = None) -> Outcome | None:

@@ -6,9 +6,16 @@ usage: python -m torture.sabotage DEFENCE PROGRAM [its arguments]
 
 import importlib
 import os
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
+
+
+def _sync_no(kind: Callable[[int], bool]) -> None:
+    """Files, or folders, are not synced."""
+    fsync = os.fsync
+    os.fsync = lambda fd: None if kind(os.fstat(fd).st_mode) else fsync(fd)
 
 
 def _never_write_redeeming() -> None:
@@ -45,6 +52,8 @@ def _make_files_for_all() -> None:
 
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
+    "fsync-file": lambda: _sync_no(stat.S_ISREG),
+    "fsync-folder": lambda: _sync_no(stat.S_ISDIR),
     "redeeming": _never_write_redeeming,
     "beside": _write_in_place,
     "private": _make_files_for_all,

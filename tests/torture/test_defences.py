@@ -35,3 +35,17 @@ async def test_a_file_that_is_written_over_the_old_one_is_lost_when_the_disk_is_
 async def test_a_file_that_is_made_for_everybody_is_noticed(tmp_path: Path) -> None:
     found = await _found("storage", tmp_path, "private", "files under the umask 000")
     assert found == {Result.LOST}
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("without", "only", "expected"),
+    [
+        ("fsync-file", "cut after rename 1 of journal.json, not redeemed, left: journal.json empty", Result.LOST),
+        ("fsync-folder", "cut after sendto 2 of MODE, redeemed", Result.DOUBLED),
+    ],
+)
+async def test_one_fsync_less_is_noticed_when_the_power_goes(
+    tmp_path: Path, without: str, only: str, expected: Result
+) -> None:
+    assert expected in await _found("power", tmp_path, without, only)
