@@ -256,14 +256,18 @@ async def open_bench(
     daemon: stack.Daemon | None = None,
     link: LinkModel | None = None,
     btsnoop: Path | None = None,
+    air: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
-    """A bench that ends with the context, and every device on it; `daemon` is needed where an end is BlueZ's."""
+    """A bench that ends with the context, and every device on it; `daemon` is needed where an end is BlueZ's.
+
+    `air` is where the hub listens, if not on a socket in the folder.
+    """
     async with contextlib.AsyncExitStack() as closing:
         mode = await closing.enter_async_context(serve(Settings(**settings)))
         if daemon:
             link = _over(stack.BLUEZ_AIR, link)
-        hub = await closing.enter_async_context(Hub.open(f"unix:{path}/air", model=link, btsnoop=btsnoop))
+        hub = await closing.enter_async_context(Hub.open(air or f"unix:{path}/air", model=link, btsnoop=btsnoop))
         radios = {"device": hub.radio, "companion": hub.radio}
         if daemon:
             from bluez import bus  # its library is there on Linux only

@@ -6,13 +6,14 @@ from the calls of a recorded hand-off: see `disk`. The companion and MODE are re
 
 import asyncio
 import random
+import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from handoff.bench import InProcess, Processes, open_bench, until
-from torture import programs, sabotage, trace
+from handoff.bench import Bench, Device, InProcess, Processes, open_bench, until
+from torture import emulated, programs, sabotage, trace
 from torture.disk import Disk, State
 from torture.plan import Plan, side_by_side
 from torture.report import Result, Trial
@@ -25,6 +26,10 @@ from bletoken_central.recovery import Notes
 NAME = "power"
 DEFENCES = ("fsync", "fsync-file", "fsync-folder")
 
+MACHINE_CUT = "machine cut"
+"""How the names of the real cuts begin."""
+
+_MACHINE_CUTS = 2
 _SAMPLE = 10
 
 
@@ -79,6 +84,9 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
         yield trial
     for trial in _notes_after_cuts(plan, recorded):
         yield trial
+    if not plan.quick and plan.only in MACHINE_CUT:
+        async for trial in _machine_cuts(plan):
+            yield trial
 
 
 async def _record(plan: Plan) -> Recorded:
@@ -184,3 +192,54 @@ def _notes_after_cuts(plan: Plan, recorded: Recorded) -> Iterator[Trial]:
             notes = Notes(folder / recorded.notes.relative_to(top)).all()
             found = Result.LOST if asked and len(notes) != 1 else Result.SURVIVED
             yield Trial(fault, found, f"a token was asked for, and the notes are {notes}")
+
+
+# Real cuts ------------------------------------------------------------------------------------------------------------
+
+
+async def _machine_cuts(plan: Plan) -> AsyncIterator[Trial]:
+    """A machine is cut at random moments of hand-offs, and booted again on its disk."""
+    if why := emulated.missing():
+        print(f"{NAME}: no machine is cut, as this is not here: {why}", file=sys.stderr)
+        return
+    folder = plan.folder / "machine"
+    folder.mkdir()
+    choice = random.Random(plan.seed)
+    program = [".venv/bin/python", "-m", *(["torture.sabotage", plan.without] if plan.without else [])]
+    program.append("bletoken_peripheral" if plan.without else "bletoken_peripheral.cli")
+    async with open_bench(InProcess(), folder, air="tcp:127.0.0.1:0") as bench:
+        devices = [bench.device(f"d{number}") for number in range(_MACHINE_CUTS + 2)]
+        ports = [int(url.rpartition(":")[2]) for url in (bench.mode.url, bench.device_radio)]
+        made = emulated.Machine(folder, [device.path for device in devices], program, ports)
+        async with made.cut_at_the_end() as machine:
+            await machine.boot(["d0", "d1"])
+            assert not await machine.refusal("d0")
+            longest_s = (await bench.provision(devices[0].label.qr)).result["elapsed_s"]["total"]
+            for number in range(1, _MACHINE_CUTS + 1):
+                yield await _machine_cut(bench, machine, devices, number, choice.uniform(0, longest_s))
+
+
+async def _machine_cut(
+    bench: Bench, machine: emulated.Machine, devices: list[Device], number: int, moment_s: float
+) -> Trial:
+    device, name = devices[number], f"d{number}"
+    bench.seed = await bench.sim("/_sim/seed", {"homeName": name})
+    bench.mode.log.clear()
+    assert not await machine.refusal(name)
+    providing = asyncio.create_task(bench.provision(device.label.qr, find_s=emulated.BOOT_S, total_s=600))
+    await asyncio.sleep(moment_s)
+    fault = f"{MACHINE_CUT} {moment_s:.2f} s into hand-off {number}, last: {machine.steps[name][-1]}"
+    await machine.cut()
+    await machine.boot([name, f"d{number + 1}"])
+    if refusal := await machine.refusal(name):
+        providing.cancel()
+        await asyncio.wait({providing})
+        return Trial(fault, Result.LOST, f"the device does not start: {refusal}")
+    outcome = await programs.again(bench, device, providing)
+    for path in device.folder.path.iterdir():
+        path.unlink()
+    for file, octets in (await machine.show(name)).items():
+        path = device.folder.path / file
+        path.touch(mode=0o600)
+        path.write_bytes(octets)
+    return await judge(fault, bench, device, outcome)

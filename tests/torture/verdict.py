@@ -1,6 +1,8 @@
 """What a hand-off came to, judged by what MODE has in its database and what lies on the device."""
 
-from handoff.bench import Bench, Device, Outcome
+import contextlib
+
+from handoff.bench import Bench, Device, Outcome, until
 from torture.report import Result, Trial
 
 from bletoken.errors import StorageError
@@ -30,8 +32,11 @@ async def judge(fault: str, bench: Bench, device: Device, outcome: Outcome | Non
         return Trial(fault, Result.DOUBLED, f"in the home: {in_home}, redemptions: {bench.redemptions}", elapsed_s)
     if outcome.exit_code == UNEXPECTED:
         return Trial(fault, Result.LOST, f"not a typed failure: {outcome.message}")
-    credentials = _credentials(device)
-    left = _files_with(device, [*secrets, *issued(bench)])
+    # A device that could not write its journal for a while does so when it can.
+    tokens = [*secrets, *issued(bench)]
+    with contextlib.suppress(AssertionError):
+        await until(lambda: not _files_with(device, tokens))
+    credentials, left = _credentials(device), _files_with(device, tokens)
     found = f"{outcome.message or 'done'}: in the home: {in_home}, secrets in: {left}"
     if credentials is not None and in_home == [credentials.device_id] and await bench.accepts(credentials) and not left:
         # A companion that was away when it succeeded may have been told that the device has an owner already.
