@@ -103,14 +103,14 @@ class Machine:
         finally:
             await self.cut()
 
-    async def boot(self, devices: Iterable[str]) -> None:
-        """Switch it on; these devices start."""
+    async def boot(self, device: str) -> None:
+        """Switch it on; this device starts."""
         self.steps.clear()
         self._ended.clear()
         version = self._kernel.name.removeprefix("linux-image-")
         words = {
             "console": "ttyS0",
-            "devices": ",".join(devices),
+            "device": device,
             "ports": ",".join(map(str, self._ports)),
             "project": PROJECT,
             "tests": PROJECT / "tests",
@@ -157,14 +157,21 @@ class Machine:
                 await asyncio.sleep(0.02)
         return self._ended.get(device, "")
 
+    def run(self, device: str) -> None:
+        """Start another device."""
+        self._say(f"run {device}")
+
     async def show(self, device: str) -> dict[str, bytes]:
         """What is in a device's state folder, as the machine has it on its disk."""
-        assert self._qemu is not None
-        assert self._qemu.stdin is not None
         self._files.pop(device, None)
-        self._qemu.stdin.write(f"{device}\n".encode())
+        self._say(f"show {device}")
         await until(lambda: "" in self._files[device])
         return {name: octets for name, octets in self._files[device].items() if name}
+
+    def _say(self, line: str) -> None:
+        assert self._qemu is not None
+        assert self._qemu.stdin is not None
+        self._qemu.stdin.write(f"{line}\n".encode())
 
     async def _read(self, qemu: asyncio.subprocess.Process) -> None:
         assert qemu.stdout is not None

@@ -29,7 +29,7 @@ DEFENCES = ("fsync", "fsync-file", "fsync-folder")
 MACHINE_CUT = "machine cut"
 """How the names of the real cuts begin."""
 
-_MACHINE_CUTS = 2
+_MACHINE_CUTS = 20
 _SAMPLE = 10
 
 
@@ -208,11 +208,11 @@ async def _machine_cuts(plan: Plan) -> AsyncIterator[Trial]:
     program = [".venv/bin/python", "-m", *(["torture.sabotage", plan.without] if plan.without else [])]
     program.append("bletoken_peripheral" if plan.without else "bletoken_peripheral.cli")
     async with open_bench(InProcess(), folder, air="tcp:127.0.0.1:0") as bench:
-        devices = [bench.device(f"d{number}") for number in range(_MACHINE_CUTS + 2)]
+        devices = [bench.device(f"d{number}") for number in range(_MACHINE_CUTS + 1)]
         ports = [int(url.rpartition(":")[2]) for url in (bench.mode.url, bench.device_radio)]
         made = emulated.Machine(folder, [device.path for device in devices], program, ports)
         async with made.cut_at_the_end() as machine:
-            await machine.boot(["d0", "d1"])
+            await machine.boot("d0")
             assert not await machine.refusal("d0")
             longest_s = (await bench.provision(devices[0].label.qr)).result["elapsed_s"]["total"]
             for number in range(1, _MACHINE_CUTS + 1):
@@ -225,12 +225,13 @@ async def _machine_cut(
     device, name = devices[number], f"d{number}"
     bench.seed = await bench.sim("/_sim/seed", {"homeName": name})
     bench.mode.log.clear()
+    machine.run(name)
     assert not await machine.refusal(name)
     providing = asyncio.create_task(bench.provision(device.label.qr, find_s=emulated.BOOT_S, total_s=600))
     await asyncio.sleep(moment_s)
     fault = f"{MACHINE_CUT} {moment_s:.2f} s into hand-off {number}, last: {machine.steps[name][-1]}"
     await machine.cut()
-    await machine.boot([name, f"d{number + 1}"])
+    await machine.boot(name)
     if refusal := await machine.refusal(name):
         providing.cancel()
         await asyncio.wait({providing})
