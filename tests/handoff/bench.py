@@ -286,11 +286,13 @@ async def open_bench(
     link: LinkModel | None = None,
     btsnoop: Path | None = None,
     db: Path | None = None,
+    air: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
     """A bench that ends with the context, and every device on it.
 
-    `daemon` is needed where an end is BlueZ's, and `rig` where both are hardware.
+    `daemon` is needed where an end is BlueZ's, and `rig` where both are hardware. `air` is where the hub listens, if not
+    on a socket in the folder.
     """
     async with contextlib.AsyncExitStack() as closing:
         mode = await closing.enter_async_context(serve(Settings(**settings), db=db))
@@ -302,7 +304,7 @@ async def open_bench(
         else:
             if daemon:
                 link = _over(stack.BLUEZ_AIR, link)
-            hub = await closing.enter_async_context(Hub.open(f"unix:{path}/air", model=link, btsnoop=btsnoop))
+            hub = await closing.enter_async_context(Hub.open(air or f"unix:{path}/air", model=link, btsnoop=btsnoop))
             radios = {"device": hub.radio, "companion": hub.radio}
         if daemon and hub:
             from bluez import bus  # its library is there on Linux only
@@ -474,10 +476,11 @@ async def _start(
 
 
 class Processes:
-    """Both sides as the programs that people run; `device_program` takes the place of the device's."""
+    """Both sides as the programs that people run; others may take the place of the device's and the companion's."""
 
-    def __init__(self, device_program: list[str] | None = None) -> None:
+    def __init__(self, device_program: list[str] | None = None, companion_program: list[str] | None = None) -> None:
         self._device_program = device_program or command_of("bletoken_peripheral")
+        self._companion_program = companion_program or command_of("bletoken_central")
 
     has_device_here = True
 
@@ -518,13 +521,12 @@ class Processes:
     def _user(bench: Bench) -> dict[str, str]:
         return {"BLETOKEN_SESSION_KEY": bench.seed["userKey"], "XDG_STATE_HOME": str(bench.path)}
 
-    @staticmethod
     async def _outcome(
-        words: list[str], radio: str, code: SetupCode | None, limits: dict[str, float], **variables: str
+        self, words: list[str], radio: str, code: SetupCode | None, limits: dict[str, float], **variables: str
     ) -> Outcome:
         options = {"find_s": "--find-s", "total_s": "--timeout-s"}
         given = [part for name, value in limits.items() for part in (options[name], str(value))]
-        command = [*command_of("bletoken_central"), *words, "--json", "--radio", radio, *given]
+        command = [*self._companion_program, *words, "--json", "--radio", radio, *given]
         if code is not None:
             variables["BLETOKEN_SETUP_CODE"] = code.text
         process = await _start(command, **variables)
@@ -536,7 +538,8 @@ class Processes:
                 process.kill()
                 await process.wait()
         said = [json.loads(line) for line in out.splitlines()]
-        last, steps = said[-1], [line["step"] for line in said if "step" in line]
+        # One that was killed may have said nothing.
+        last, steps = said[-1] if said else {}, [line["step"] for line in said if "step" in line]
         assert process.returncode is not None
         return Outcome(
             process.returncode, message := last.get("message", ""), message, last.get("device_id"), last, steps

@@ -286,3 +286,33 @@ async def test_a_wrong_pin_cannot_ask_anything(alone: Bench) -> None:
     async with Companion(alone.hub.radio) as c:
         with pytest.raises(errors.CodeRefusedError):
             await c.info(Pin("13572468"))
+
+
+# Notes that stay ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def note_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk lets no note be removed."""
+
+    def forget(*_: object) -> None:
+        raise errors.StorageError("cannot erase")
+
+    monkeypatch.setattr(Notes, "forget", forget)
+
+
+@pytest.mark.usefixtures("note_that_stays")
+async def test_a_note_that_cannot_be_removed_makes_no_failure_of_what_succeeded(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    outcome = await alone.provision(device.label.qr)
+    assert outcome.exit_code == 0, outcome
+    assert await alone.devices_in_home() == [outcome.device_id]
+
+
+@pytest.mark.usefixtures("note_that_stays")
+async def test_a_note_that_cannot_be_removed_does_not_hide_that_mode_gave_no_token(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    await alone.sim("/_sim/seed", {"onDemand": False})
+    assert (await alone.provision(device.label.qr)).exit_code == errors.TokenDeniedError.exit_code
