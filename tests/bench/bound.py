@@ -33,8 +33,12 @@ def floor_requests(cell: Cell) -> int:
 
 def our_requests(cell: Cell) -> int:
     """ATT requests of bletoken until the device has the token: one to read HELLO, and what the sizes force."""
-    reads = len(_hello()) // (cell.mtu - _READ_HEADER) + 1
-    return _until_subscribed(cell, characteristics=3) + reads + our_frames(cell)
+    return _until_subscribed(cell, characteristics=3) + our_reads(cell) + our_frames(cell)
+
+
+def our_reads(cell: Cell) -> int:
+    """Requests to read HELLO: a value is whole when a response is not full."""
+    return len(_hello()) // (cell.mtu - _READ_HEADER) + 1
 
 
 def our_frames(cell: Cell) -> int:
