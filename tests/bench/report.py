@@ -129,8 +129,8 @@ def _headline(results: Results) -> list[str]:
         (
             f"At a connection interval of {_ms(cell.interval_s)} ms, an MTU of {cell.mtu} and a token of"
             f" {cell.token_size} octets, bletoken's device has the token {_ms(ours.has_token_s.median)} ms after its"
-            f" advert was first heard ({ours.to_floor:.2f} times the floor's {_ms(floor.has_token_s.median)} ms), and the"
-            f" authenticated result is there after {_ms(ours.result_s.median)} ms, with a cloud that answers at once."
+            f" advert was first heard ({ours.to_floor:.2f} times the floor's {_ms(floor.has_token_s.median)} ms), and"
+            f" the authenticated result is there after {_ms(ours.result_s.median)} ms, with a cloud that answers at once."
             f" The others: {others}."
         )
     ]
@@ -153,8 +153,8 @@ def _goals(results: Results) -> list[str]:
         ),
         (
             f"- {_met(late.result_over_bound.median <= _GOAL)}: the result is there within {_GOAL} times that bound"
-            f" too, though the bound leaves nothing for redeeming the token (at most {late.result_over_bound.median:.3f}, at"
-            f" {_named(late.cell)})."
+            f" too, though the bound leaves nothing for redeeming the token (at most"
+            f" {late.result_over_bound.median:.3f}, at {_named(late.cell)})."
         ),
     ]
 
