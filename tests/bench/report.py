@@ -130,8 +130,8 @@ def _headline(results: Results) -> list[str]:
             f"At a connection interval of {_ms(cell.interval_s)} ms, an MTU of {cell.mtu} and a token of"
             f" {cell.token_size} octets, bletoken's device has the token {_ms(ours.has_token_s.median)} ms after its"
             f" advert was first heard ({ours.to_floor:.2f} times the floor's {_ms(floor.has_token_s.median)} ms), and"
-            f" the authenticated result is there after {_ms(ours.result_s.median)} ms, with a cloud that answers at once."
-            f" The others: {others}."
+            f" the authenticated result is there after {_ms(ours.result_s.median)} ms, with a cloud that answers at"
+            f" once. The others: {others}."
         )
     ]
 
