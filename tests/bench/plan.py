@@ -1,5 +1,6 @@
 """What is measured: contenders, cells and repetitions, interleaved, and what the figures come to."""
 
+import gc
 import itertools
 import math
 import statistics
@@ -47,7 +48,7 @@ class Plan:
         """What the report needs."""
         cells = itertools.product(INTERVALS_S, MTUS, TOKEN_SIZES)
         real = (Cell(0.0075, 517, 60), Cell(0.015, 247, 200), Cell(0.030, 185, 200))
-        return cls(tuple(Cell(*values) for values in cells), 7, real, 7)
+        return cls(tuple(Cell(*values) for values in cells), 5, real, 7)
 
     @classmethod
     def quick(cls) -> "Plan":
@@ -136,6 +137,9 @@ def warm_up(seed: int) -> None:
     """Load and compile what the first trial of each would."""
     for contender in CONTENDERS:
         run(contender, Cell(0.015, 247, 60), seed)
+    # What is loaded by now stays, and need not be looked at again before each trial.
+    gc.collect()
+    gc.freeze()
 
 
 def progress(what: str) -> Callable[[str], None]:
