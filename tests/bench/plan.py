@@ -48,7 +48,7 @@ class Plan:
         """What the report needs."""
         cells = itertools.product(INTERVALS_S, MTUS, TOKEN_SIZES)
         real = (Cell(0.0075, 517, 60), Cell(0.015, 247, 200), Cell(0.030, 185, 200))
-        return cls(tuple(Cell(*values) for values in cells), 5, real, 7)
+        return cls(tuple(Cell(*values) for values in cells), 11, real, 7)
 
     @classmethod
     def quick(cls) -> "Plan":
