@@ -3,6 +3,7 @@
 import importlib.metadata
 import os
 import platform
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,7 +101,8 @@ def text(results: Results, plots: Path) -> str:
         _peers(),
         _not_covered(),
     ]
-    return "\n\n".join(part.strip() for part in parts if part) + "\n"
+    blocks = "\n\n".join(part.strip() for part in parts if part).split("\n\n")
+    return "\n\n".join(_wrapped(block) for block in blocks) + "\n"
 
 
 # The parts ----------------------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ bletoken, when MODE has taken the token and the device's new key; with those tha
 The clock is the link's own. Where everybody waits it jumps to what comes next, so that waiting costs nothing and is
 exact; while one of the two ends computes, it goes on by the processor time that this takes, both ends' added up,
 although two machines would do some of that at once. What the air, the cloud and the benchmark compute is not on it,
-and nor is waiting for a disk.
+and nor is waiting for a disk: the files are in memory where that can be had.
 
 Every cell is an interval, an MTU and a token's size. In each round all contenders take their turn in one cell, another
 one first each time, and meet adverts at the same moments; then comes the next cell. There are {trials} rounds for each
@@ -385,6 +387,23 @@ def _ms(seconds: float) -> str:
 
 def _met(is_met: bool) -> str:
     return "Met" if is_met else "**Not met**"
+
+
+def _wrapped(block: str) -> str:
+    """A paragraph or list in lines of 120; tables, headings and images stay as they are."""
+    if block.startswith(("|", "#", "!", "```")):
+        return block
+    items = block.split("\n- ") if block.startswith("- ") else [block]
+    return "\n".join(
+        textwrap.fill(
+            " ".join(("- " + item.removeprefix("- ") if block.startswith("- ") else item).split()),
+            width=120,
+            subsequent_indent="  " if block.startswith("- ") else "",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+        for item in items
+    )
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
