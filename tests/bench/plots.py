@@ -4,8 +4,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+from bench.improv import LONGEST_PASSWORD, Improv
 from bench.plan import CONTENDERS, Result
-from bench.stage import Cell
+from bench.stage import Cell, Contender
 from matplotlib import pyplot as plt
 
 _COLOURS = ("#9aa0a6", "#1a73e8", "#34a853", "#fbbc04", "#ea4335", "#a142f4")
@@ -40,7 +41,7 @@ def _time(results: Sequence[Result], path: Path) -> None:
     for number, contender in enumerate(CONTENDERS):
         times_s = [_of(results, contender.name, cell).has_token_s.median for cell in cells]
         places = [place + (number - (len(CONTENDERS) - 1) / 2) * width for place in range(len(cells))]
-        axes.bar(places, times_s, width, label=contender.name, color=_COLOURS[number])
+        axes.bar(places, times_s, width, label=_label(contender), color=_COLOURS[number])
     axes.set_xticks(range(len(cells)), [f"MTU {cell.mtu}\n{cell.token_size} octets" for cell in cells], fontsize=7)
     axes.set_ylabel("seconds until it is known that\nthe device has the token")
     axes.set_title("at a connection interval of 15 ms" if len({cell.interval_s for cell in cells}) == 1 else "")
@@ -53,7 +54,7 @@ def _interval(results: Sequence[Result], path: Path) -> None:
         own = sorted((r for r in results if r.contender == contender.name), key=lambda r: r.cell)
         intervals_ms = [1000 * result.cell.interval_s for result in own]
         times_s = [result.has_token_s.median for result in own]
-        axes.plot(intervals_ms, times_s, "o-", label=contender.name, color=_COLOURS[number])
+        axes.plot(intervals_ms, times_s, "o-", label=_label(contender), color=_COLOURS[number])
     axes.set_xlabel("connection interval in ms")
     axes.set_ylabel("seconds until it is known that\nthe device has the token")
     axes.set_ylim(bottom=0)
@@ -74,6 +75,12 @@ def _bound(results: Sequence[Result], path: Path) -> None:
     axes.set_ylabel("bletoken over its own bound, in %")
     axes.set_ylim(bottom=0)
     _save(figure, axes, path)
+
+
+def _label(contender: Contender) -> str:
+    if contender.name == Improv.name:
+        return f"{contender.name} (at most {LONGEST_PASSWORD} octets)"
+    return contender.name
 
 
 def _of(results: Sequence[Result], contender: str, cell: Cell) -> Result:

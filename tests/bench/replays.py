@@ -129,7 +129,7 @@ class Espressif:
     is_replay = True
 
     def __init__(self, security: int) -> None:
-        self.name = f"Espressif security {security}"
+        self.name = f"Espressif security {security} (replay)"
         self._handshake, self._overhead = ((_SECURITY_1, 0), (_SECURITY_2, _TAG))[security - 1]
 
     @contextlib.asynccontextmanager
@@ -277,7 +277,7 @@ _C1, _C2 = "18ee2ef5-263d-4559-959f-4f9c429f9d11", "18ee2ef5-263d-4559-959f-4f9c
 class Matter:
     """PASE over BTP, and one invoke request."""
 
-    name = "Matter PASE"
+    name = "Matter PASE (replay)"
     is_replay = True
 
     @contextlib.asynccontextmanager

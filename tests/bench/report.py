@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import bound
-from bench.improv import LONGEST_PASSWORD
+from bench.improv import LONGEST_PASSWORD, Improv
 from bench.plan import CONTENDERS, Result
 from bench.stage import Cell
 
@@ -204,16 +204,15 @@ def _times(results: Results, plots: Path) -> str:
                 )
             )
         parts.append(f"### {_ms(interval_s)} ms\n\n" + _table(head, rows))
-    parts.append(
-        f"\\* The client of Improv takes a password of at most {LONGEST_PASSWORD} octets, so it carries no more of the"
-        " token than that."
-    )
+    parts.append(f"\\* With {LONGEST_PASSWORD} octets of the token: the client of Improv takes no longer password.")
     return "\n\n".join(parts)
 
 
 def _time_of(result: Result) -> str:
-    star = r"\*" if result.contender == "Improv BLE" and result.cell.token_size > LONGEST_PASSWORD else ""
-    return f"{_ms(result.has_token_s.median)} ({_ms(result.has_token_s.p95)}) x{result.to_floor:.2f}{star}"
+    time = f"{_ms(result.has_token_s.median)} ({_ms(result.has_token_s.p95)})"
+    if result.contender == Improv.name and result.cell.token_size > LONGEST_PASSWORD:
+        return rf"{time}\*"
+    return f"{time} x{result.to_floor:.2f}"
 
 
 def _traffic(results: Results) -> str:
