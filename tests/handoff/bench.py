@@ -291,8 +291,8 @@ async def open_bench(
 ) -> AsyncIterator[Bench]:
     """A bench that ends with the context, and every device on it.
 
-    `daemon` is needed where an end is BlueZ's, and `rig` where both are hardware. `air` is where the hub listens, if not
-    on a socket in the folder.
+    `daemon` is needed where an end is BlueZ's, and `rig` where both are hardware. `air` is where the hub listens, if
+    not on a socket in the folder.
     """
     async with contextlib.AsyncExitStack() as closing:
         mode = await closing.enter_async_context(serve(Settings(**settings), db=db))
