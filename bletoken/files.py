@@ -58,13 +58,18 @@ def check_folder(path: Path) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a private folder unless it is there.
+    """Make a private folder, and each that is missing on the way to it, durably, unless it is there.
 
     Raises:
         StorageError: It cannot be made, or what is there is not ours alone.
     """
     with translated(path, "create"):
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+        for folder in reversed(missing):
+            folder.mkdir(mode=0o700, exist_ok=True)
+            # A file in it is only as durable as its name. What may be written to and not read cannot be synced.
+            with contextlib.suppress(PermissionError):
+                sync_folder(folder.parent)
     check_folder(path)
 
 

@@ -86,6 +86,12 @@ def _air(parser: argparse.ArgumentParser) -> None:
         "--drop-after", metavar="N", type=int, help="every connection breaks after N packets (default never)"
     )
     parser.add_argument(
+        "--drop-share", metavar="SHARE", type=float, default=0.0, help="connections that break by themselves, 0 to 1"
+    )
+    parser.add_argument(
+        "--drop-within", metavar="N", type=int, default=20, help="those break after fewer packets than N (default 20)"
+    )
+    parser.add_argument(
         "--supervision-timeout-s", metavar="S", type=float, default=0.42, help="a silent peer is lost after (0.42)"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="everything random comes from it")

@@ -21,6 +21,7 @@ from bletoken.errors import (
     NotInHomeError,
     NotSignedInError,
     OutcomeUnknownError,
+    StorageError,
     TokenDeniedError,
     UsageError,
 )
@@ -384,7 +385,6 @@ class Companion:
         )
         status = await exchange.run()
         assert isinstance(status, Provisioned), "nothing else ends a hand-off well"
-        watch.report(Progress(Step.PROVISIONED, f"device {status.device_id}"))
         return status
 
     def _notes(self) -> Notes:
@@ -448,9 +448,14 @@ class _Provisioning:
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
-        if self._note is not None:
-            self._notes.forget(self._note)
+        self._forget_in_passing()
         return Onboarded(provisioned.device_id, self._home_id, event, device, self._watch.elapsed_s())
+
+    def _forget_in_passing(self) -> None:
+        """Remove a note that is of no use. Should it stay, a later run finds it of no use as well."""
+        if self._note is not None:
+            with contextlib.suppress(StorageError):
+                self._notes.forget(self._note)
 
     async def recover(self, choose: Choose | None) -> None:
         """Put right what an unknown outcome may have left in the home.
@@ -496,7 +501,7 @@ class _Provisioning:
             raise
         except CloudRefusedError as e:
             # There is no token, so there is nothing to keep a note of.
-            self._notes.forget(self._note)
+            self._forget_in_passing()
             raise TokenDeniedError(
                 f"MODE gives no provisioning token for class {self._device_class!r} in home {self._home_id}:"
                 f" {e.reason or e.status}",

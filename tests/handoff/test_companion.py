@@ -18,7 +18,7 @@ from bletoken.mode.user_api import UserApi
 from bletoken.protocol.setup_code import Pin
 from bletoken.protocol.wire import CoarseState, Failed, FailureCode, Idle, Provisioned
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
-from bletoken_central.handoff import Limits, Token
+from bletoken_central.handoff import Limits, Progress, Step, Token
 from bletoken_central.link import Link
 from bletoken_central.onboarding import Companion, Onboarded
 from bletoken_central.recovery import Note, Notes
@@ -38,6 +38,20 @@ def companion(bench: Bench, **options: object) -> Companion:
         notes=bench.path / "notes",
         **options,  # type: ignore[arg-type] # whatever Companion takes
     )
+
+
+async def test_the_outcome_is_told_while_the_connection_still_lasts(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    ended: list[int | None] = []
+
+    def report(progress: Progress) -> None:
+        if progress.step is Step.PROVISIONED:
+            ended.append(alone.hub.link.connections[-1].end_reason)
+
+    async with companion(alone, report=report) as c:
+        await c.push(device.label.qr, Token(await alone.token()))
+    assert ended == [None]
 
 
 # Recovery -----------------------------------------------------------------------------------------------------------
@@ -286,3 +300,33 @@ async def test_a_wrong_pin_cannot_ask_anything(alone: Bench) -> None:
     async with Companion(alone.hub.radio) as c:
         with pytest.raises(errors.CodeRefusedError):
             await c.info(Pin("13572468"))
+
+
+# Notes that stay ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def note_that_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk lets no note be removed."""
+
+    def forget(*_: object) -> None:
+        raise errors.StorageError("cannot erase")
+
+    monkeypatch.setattr(Notes, "forget", forget)
+
+
+@pytest.mark.usefixtures("note_that_stays")
+async def test_a_note_that_cannot_be_removed_makes_no_failure_of_what_succeeded(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    outcome = await alone.provision(device.label.qr)
+    assert outcome.exit_code == 0, outcome
+    assert await alone.devices_in_home() == [outcome.device_id]
+
+
+@pytest.mark.usefixtures("note_that_stays")
+async def test_a_note_that_cannot_be_removed_does_not_hide_that_mode_gave_no_token(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    await alone.sim("/_sim/seed", {"onDemand": False})
+    assert (await alone.provision(device.label.qr)).exit_code == errors.TokenDeniedError.exit_code

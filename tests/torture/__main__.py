@@ -4,6 +4,7 @@ import argparse
 import asyncio
 import importlib
 import json
+import logging
 import sys
 import tempfile
 from pathlib import Path
@@ -26,6 +27,8 @@ def main() -> int:
     arguments = parser.parse_args()
     if unknown := set(arguments.families) - set(FAMILIES):
         parser.error(f"no such family: {', '.join(sorted(unknown))} (there are {', '.join(FAMILIES)})")
+    # What the virtual radio's library says when a program on it is killed.
+    logging.getLogger("bumble").setLevel(logging.CRITICAL)
     rows = []
     with tempfile.TemporaryDirectory(prefix="bletoken-torture-") as folder:
         for name in arguments.families or FAMILIES:

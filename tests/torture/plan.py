@@ -1,11 +1,15 @@
 """What a run of the torture is asked to do, and what a family of faults is."""
 
-from collections.abc import AsyncIterator
+import asyncio
+import itertools
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from torture.report import Trial
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -42,3 +46,19 @@ class Family(Protocol):
     @staticmethod
     def trials(plan: Plan) -> AsyncIterator[Trial]:
         """Try one fault after the other."""
+
+
+async def side_by_side(trials: Iterable[Callable[[], Awaitable[T]]], most: int = 2) -> AsyncIterator[T]:
+    """Try faults, as many at a time as there are processors for; each comes when it is done."""
+    waiting = iter(trials)
+    running = {asyncio.ensure_future(trial()) for trial in itertools.islice(waiting, most)}
+    try:
+        while running:
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            running |= {asyncio.ensure_future(trial()) for trial in itertools.islice(waiting, len(done))}
+            for trial in done:
+                yield trial.result()
+    finally:
+        for trial in running:
+            trial.cancel()
+        await asyncio.gather(*running, return_exceptions=True)

@@ -40,6 +40,8 @@ async def _serve(args: argparse.Namespace) -> None:
         jitter_s=args.jitter_ms / 1000,
         advertising_loss=args.advertising_loss,
         drop_after=args.drop_after,
+        drop_share=args.drop_share,
+        drop_within=args.drop_within,
         supervision_timeout_s=args.supervision_timeout_s,
         seed=args.seed,
     )

@@ -43,6 +43,14 @@ def folder(tmp_path: Path) -> Iterator[StateFolder]:
         yield made
 
 
+@pytest.fixture
+def synced(monkeypatch: pytest.MonkeyPatch) -> set[int]:
+    """The inodes that were synced."""
+    inodes: set[int] = set()
+    monkeypatch.setattr(os, "fsync", lambda fd: inodes.add(os.fstat(fd).st_ino))
+    return inodes
+
+
 def fill(folder: StateFolder) -> None:
     folder.write_failures(0)
     folder.write_label(Label.generate(secrets.token_bytes, with_pin=True))
@@ -299,3 +307,23 @@ def test_no_error_repeats_a_secret(folder: StateFolder) -> None:
         folder.read_credentials()
     assert "sesame" not in str(caught.value)
     assert "sesame" not in repr(CREDENTIALS) + repr(Credentials(1, "sesame"))
+
+
+def test_each_new_folder_on_the_way_is_private_and_on_disk(tmp_path: Path, synced: set[int]) -> None:
+    path = tmp_path / "var" / "bletoken" / "state"
+    umask = os.umask(0)
+    try:
+        StateFolder(path).create()
+    finally:
+        os.umask(umask)
+    made = [path, *path.parents[:2]]
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in made] == [0o700] * 3
+    assert synced == {folder.parent.stat().st_ino for folder in made}
+
+
+def test_a_folder_that_is_there_is_left_alone(tmp_path: Path, synced: set[int]) -> None:
+    (tmp_path / "var").mkdir(mode=0o755)
+    (tmp_path / "var" / "state").mkdir(mode=0o700)
+    StateFolder(tmp_path / "var" / "state").create()
+    assert stat.S_IMODE((tmp_path / "var").stat().st_mode) == 0o755
+    assert synced == set()

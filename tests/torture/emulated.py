@@ -1,0 +1,196 @@
+"""A machine of its own for devices, that can be cut: a stock Debian kernel in qemu, and their state on an ext4 disk.
+
+Everything else is the host's: its files, which the machine cannot change, and by network MODE and the air. Whatever the
+machine's kernel had in memory when it is cut is gone.
+"""
+
+import asyncio
+import base64
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from pathlib import Path
+
+from handoff.bench import until
+
+PROJECT = Path(__file__).parents[2]
+INIT = Path(__file__).with_name("machine") / "init"
+
+TOOLS = ("qemu-system-x86_64", "mkfs.ext4", "busybox", "modprobe")
+_DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "ext4")
+_PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+
+BOOT_S = 180
+"""Seconds after which a machine that does not come up is given up; it takes about ten."""
+
+
+def missing() -> str:
+    """What there is not of all that it needs."""
+    return ", ".join(tool for tool in TOOLS if shutil.which(tool, path=_PATH) is None)
+
+
+class Machine:
+    """The machine. Its disk outlives it.
+
+    Args:
+        folder: For its disk and what it boots from.
+        devices: The folders of all devices that are on the disk, by name.
+        program: How a device is started, in the project's folder.
+        ports: The host's ports that the devices connect to.
+    """
+
+    def __init__(self, folder: Path, devices: Iterable[Path], program: list[str], ports: Iterable[int]) -> None:
+        self.steps: dict[str, list[str]] = defaultdict(list)
+        self._ended: dict[str, str] = {}
+        self._folder = folder
+        self._program = program
+        self._ports = ports
+        self._files: dict[str, dict[str, bytes]] = defaultdict(dict)
+        self._qemu: asyncio.subprocess.Process | None = None
+        self._reading: asyncio.Task[None] | None = None
+        self._kernel = Path(
+            subprocess.run(["scripts/kernel"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout.strip()
+        )
+        self._make_disk(devices)
+        self._make_root()
+
+    def _make_disk(self, devices: Iterable[Path]) -> None:
+        content = self._folder / "disk"
+        content.mkdir()
+        for device in devices:
+            shutil.copytree(device, content / device.name)
+        disk = self._folder / "disk.ext4"
+        command = ["mkfs.ext4", "-q", "-E", "root_owner=0:0", "-d", str(content), str(disk), "64M"]
+        subprocess.run(command, check=True, env={"PATH": _PATH})
+
+    def _make_root(self) -> None:
+        """What it boots from: busybox, the drivers and the init program, packed as the kernel wants it."""
+        root = self._folder / "root"
+        for name in ("bin", "lib", "proc", "sys", "dev", "host"):
+            (root / name).mkdir(parents=True)
+        shutil.copy(shutil.which("busybox", path=_PATH) or "", root / "bin" / "busybox")
+        shutil.copy(INIT, root / "init")
+        for program in (root / "bin" / "busybox", root / "init"):
+            program.chmod(0o755)
+        version = self._kernel.name.removeprefix("linux-image-")
+        names: list[str] = []
+        for driver in _DRIVERS:
+            command = ["modprobe", "-d", str(self._kernel), "-S", version, "--show-depends", driver]
+            listed = subprocess.run(command, check=True, env={"PATH": _PATH}, capture_output=True, text=True).stdout
+            for line in listed.splitlines():
+                module = Path(line.split()[1])
+                # A driver that only makes something faster, and only on other processors.
+                if line.startswith("insmod") and module.name not in [*names, "crc32c-intel.ko"]:
+                    shutil.copy(module, root / "lib")
+                    names.append(module.name)
+        (root / "modules").write_text("\n".join(names))
+        files = "\n".join(sorted(str(path.relative_to(root)) for path in root.rglob("*")))
+        with (self._folder / "initrd").open("wb") as packed:
+            subprocess.run(
+                ["busybox", "cpio", "-o", "-H", "newc"], input=files.encode(), stdout=packed, cwd=root, check=True
+            )
+
+    @contextlib.asynccontextmanager
+    async def cut_at_the_end(self) -> AsyncIterator["Machine"]:
+        """The machine, which is cut when the context ends, if not before."""
+        try:
+            yield self
+        finally:
+            await self.cut()
+
+    async def boot(self, device: str) -> None:
+        """Switch it on; this device starts."""
+        self.steps.clear()
+        self._ended.clear()
+        version = self._kernel.name.removeprefix("linux-image-")
+        words = {
+            "console": "ttyS0",
+            "device": device,
+            "ports": ",".join(map(str, self._ports)),
+            "project": PROJECT,
+            "tests": PROJECT / "tests",
+            "program": ",".join(self._program),
+        }
+        self._qemu = await asyncio.create_subprocess_exec(
+            *("qemu-system-x86_64", "-accel", "tcg,tb-size=256", "-cpu", "max", "-m", "768", "-no-reboot"),
+            *("-display", "none", "-monitor", "none", "-serial", "stdio"),
+            *("-kernel", str(self._kernel / "boot" / f"vmlinuz-{version}"), "-initrd", str(self._folder / "initrd")),
+            *(
+                "-append",
+                " ".join(
+                    ["quiet", "panic=-1", "mitigations=off", *(f"{name}={value}" for name, value in words.items())]
+                ),
+            ),
+            *("-drive", f"file={self._folder / 'disk.ext4'},if=virtio,format=raw"),
+            *("-nic", "user,model=virtio-net-pci"),
+            *("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        self._reading = asyncio.create_task(self._read(self._qemu))
+
+    async def cut(self) -> None:
+        """Cut its power."""
+        if self._qemu is not None and self._reading is not None:
+            if self._qemu.returncode is None:
+                os.kill(self._qemu.pid, signal.SIGKILL)
+            await self._qemu.wait()
+            await self._reading
+            self._qemu = None
+
+    async def refusal(self, device: str) -> str:
+        """Wait until a device advertises. Returns why it does not, in its own words; nothing where it does.
+
+        Raises:
+            TimeoutError: It says nothing.
+        """
+        async with asyncio.timeout(BOOT_S):
+            while "advertising" not in self.steps[device] and device not in self._ended:
+                assert self._qemu is not None
+                assert self._qemu.returncode is None, "the machine has ended"
+                await asyncio.sleep(0.02)
+        return self._ended.get(device, "")
+
+    def run(self, device: str) -> None:
+        """Start another device."""
+        self._say(f"run {device}")
+
+    async def show(self, device: str) -> dict[str, bytes]:
+        """What is in a device's state folder, as the machine has it on its disk."""
+        self._files.pop(device, None)
+        self._say(f"show {device}")
+        await until(lambda: "" in self._files[device])
+        return {name: octets for name, octets in self._files[device].items() if name}
+
+    def _say(self, line: str) -> None:
+        assert self._qemu is not None
+        assert self._qemu.stdin is not None
+        self._qemu.stdin.write(f"{line}\n".encode())
+
+    async def _read(self, qemu: asyncio.subprocess.Process) -> None:
+        assert qemu.stdout is not None
+        with (self._folder / "console").open("ab") as console:
+            async for line in qemu.stdout:
+                console.write(line)
+                console.flush()
+                self._take(line.decode("utf-8", "replace").strip())
+
+    def _take(self, line: str) -> None:
+        name, is_file, octets = line.partition("= ")
+        device, slash, file = name.partition("/")
+        if is_file and slash:
+            self._files[device][file] = base64.b64decode(octets) if file else b""
+            return
+        device, _, said = line.partition(": ")
+        with contextlib.suppress(ValueError, AttributeError):
+            content = json.loads(said)
+            if "step" in content:
+                self.steps[device].append(content["step"])
+            else:
+                self._ended[device] = content.get("message", "")

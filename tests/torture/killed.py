@@ -1,0 +1,176 @@
+"""Killed anywhere: the device's program at each of its calls in a hand-off, before and after it; and the companion's.
+
+What a call is comes from a recorded hand-off of the real programs. A kill is real: before a call means that the kernel
+did not carry it out, after it that it did and the program never knew.
+"""
+
+import asyncio
+import random
+import sys
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from handoff.bench import Bench, Device, Processes, open_bench
+from torture import programs, sabotage, trace
+from torture.plan import Plan, side_by_side
+from torture.report import Result, Trial
+from torture.trace import Call, Injection, Trace
+from torture.verdict import judge
+
+NAME = "killed"
+DEFENCES = ("redeeming",)
+
+_TRIES = 4
+"""Hand-offs in which to meet one call: packets are not always in the same order."""
+
+_LATE_S = 3
+"""Seconds that a kill may take after the companion's end, while the device still writes."""
+
+_MOMENTS: dict[str, Callable[[Call], Injection]] = {"before": trace.killed_before, "after": trace.held_after}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Who is killed, and when."""
+
+    who: str
+    moment: str
+    call: Call
+
+    @property
+    def injection(self) -> Injection:
+        return _MOMENTS[self.moment](self.call)
+
+    def __str__(self) -> str:
+        return f"{self.who} killed {self.moment} {self.call}"
+
+
+async def trials(plan: Plan) -> AsyncIterator[Trial]:
+    """See `plan.Family`."""
+    kills = [kill for kill in await _kills(plan) if plan.wants(str(kill))]
+    if plan.quick:
+        kills = _sample(kills, random.Random(plan.seed))
+    missed = 0
+    async for trial in side_by_side(partial(_trial, plan, kill, number) for number, kill in enumerate(kills)):
+        if trial is None:
+            missed += 1
+        else:
+            yield trial
+    if missed:
+        print(f"\n{NAME}: {missed} calls of the recorded hand-off came in no other", file=sys.stderr)
+
+
+def _sample(kills: list[Kill], choice: random.Random) -> list[Kill]:
+    """One for each side and kind of call."""
+    kinds: dict[tuple[str, str], list[Kill]] = {}
+    for kill in kills:
+        kinds.setdefault((kill.who, kill.call.name), []).append(kill)
+    return [choice.choice(kind) for kind in kinds.values()]
+
+
+async def _kills(plan: Plan) -> list[Kill]:
+    """All there are, from a recorded hand-off."""
+    folder = plan.folder / "recorded"
+    folder.mkdir()
+    companion = programs.stopped(sabotage.command(None, "bletoken_central"), folder / "pid")
+    async with open_bench(Processes(sabotage.command(plan.without, "bletoken_peripheral"), companion), folder) as bench:
+        device = bench.device()
+        await device.start()
+        device_pid = device.running.process.pid
+        await trace.quiet(device_pid)
+        async with trace.attached(device_pid) as of_device:
+            providing = asyncio.create_task(bench.provision(device.label.qr))
+            pid = await programs.stopped_pid(folder / "pid")
+            async with trace.attached(pid) as of_companion:
+                programs.go_on(pid)
+                assert (await providing).exit_code == 0
+            await device.saw("companion left")
+            await trace.quiet(device_pid)
+    return [
+        Kill(who, moment, call)
+        for who, calls in (("device", of_device.calls), ("companion", of_companion.calls))
+        for call in calls
+        if _is_relevant(call, folder)
+        for moment in _MOMENTS
+    ]
+
+
+def _is_relevant(call: Call, folder: Path) -> bool:
+    """Whether it changes a file of ours, or says or hears something."""
+    if call.name in trace.SOCKETS:
+        # The loop wakes itself with a zero, and -1 is that nothing was there to read.
+        return call.octets != b"\0" and (call.result != -1 or call.name == "connect")
+    is_ours = call.path is not None and call.path.is_relative_to(folder)
+    return is_ours and call.result != -1 and (call.name != "openat" or "O_CREAT" in call.flags)
+
+
+async def _trial(plan: Plan, kill: Kill, number: int) -> Trial | None:
+    """None where every hand-off was over before the call came."""
+    run = _device_killed if kill.who == "device" else _companion_killed
+    tries = 1 if plan.quick else _TRIES
+    for attempt in range(tries):
+        folder = plan.folder / f"{number}-{attempt}"
+        folder.mkdir()
+        try:
+            hit, trial = await run(plan, kill, folder)
+        except AssertionError as error:
+            return Trial(str(kill), Result.LOST, str(error))
+        if trial is not None and (str(hit) == str(kill.call) or attempt == tries - 1):
+            # What was hit instead was hit all the same, and counts under its own name.
+            return trial
+    return None
+
+
+async def _device_killed(plan: Plan, kill: Kill, folder: Path) -> tuple[Call | None, Trial | None]:
+    """Returns the call that was hit, and what became of it; or None where it was over before."""
+    program = programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
+    async with open_bench(program, folder) as bench:
+        device = bench.device()
+        await device.start()
+        pid = device.running.process.pid
+        await trace.quiet(pid)
+        async with trace.attached(pid, kill.injection) as seen:
+            providing = asyncio.create_task(bench.provision(device.label.qr))
+            if not await _died(seen, providing):
+                await providing
+                return None, None
+            await device.running.process.wait()
+        if refusal := await programs.refusal(device):
+            return seen.calls[-1], Trial(str(kill), Result.LOST, f"the device does not start again: {refusal}")
+        return await _judged(kill, seen, bench, device, providing)
+
+
+async def _companion_killed(plan: Plan, kill: Kill, folder: Path) -> tuple[Call | None, Trial | None]:
+    command = sabotage.command(None, "bletoken_central")
+    async with open_bench(programs.CompanionProgram(programs.stopped(command, folder / "pid")), folder) as bench:
+        device = bench.device()
+        await device.start()
+        providing = asyncio.create_task(bench.provision(device.label.qr))
+        pid = await programs.stopped_pid(folder / "pid")
+        async with trace.attached(pid, kill.injection) as seen:
+            programs.go_on(pid)
+            if not await _died(seen, providing):
+                return None, None
+        await providing
+        bench.programs = programs.CompanionProgram(command)
+        return await _judged(kill, seen, bench, device, None)
+
+
+async def _died(seen: Trace, providing: asyncio.Task[object]) -> bool:
+    """Whether the program was killed before all was over."""
+    dying = asyncio.create_task(seen.until(lambda t: t.killed))
+    await asyncio.wait({dying, providing}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({dying}, timeout=_LATE_S)
+    dying.cancel()
+    return seen.killed
+
+
+async def _judged(
+    kill: Kill, seen: Trace, bench: Bench, device: Device, providing: "asyncio.Task[object] | None"
+) -> tuple[Call, Trial]:
+    hit = seen.calls[-1]
+    outcome = await programs.again(bench, device, providing)
+    fault = str(Kill(kill.who, kill.moment, hit))
+    return hit, await judge(fault, bench, device, outcome)

@@ -1,0 +1,246 @@
+"""The power goes: the device starts on every state of its disk that a cut may leave, and in a machine that is cut.
+
+A killed program leaves all it wrote to the kernel, so killing proves nothing about what is on the disk. The states come
+from the calls of a recorded hand-off: see `disk`. The companion and MODE are real, and in the middle of the hand-off.
+"""
+
+import asyncio
+import random
+import sys
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from handoff.bench import Bench, Device, InProcess, Processes, open_bench, until
+from torture import emulated, programs, sabotage, trace
+from torture.disk import Disk, State
+from torture.plan import Plan, side_by_side
+from torture.report import Result, Trial
+from torture.trace import Call
+from torture.verdict import issued, judge
+
+from bletoken.protocol.wire import token_ref
+from bletoken_central.recovery import Notes
+
+NAME = "power"
+DEFENCES = ("fsync", "fsync-file", "fsync-folder")
+
+MACHINE_CUT = "machine cut"
+"""How the names of the real cuts begin."""
+
+_MACHINE_CUTS = 20
+_SAMPLE = 10
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A state that a cut may leave.
+
+    Attributes:
+        after: The call after which the power goes; the first after which this state is possible.
+        state: The device's files.
+        redeemed: Whether MODE has made a device of the token by then.
+    """
+
+    after: str
+    state: State
+    redeemed: bool
+
+    def __str__(self) -> str:
+        return f"cut after {self.after}, {'redeemed' if self.redeemed else 'not redeemed'}, left: {_listed(self.state)}"
+
+
+def _listed(state: State) -> str:
+    return ", ".join(sorted(f"{name} {left}" for name, left in state)) or "nothing"
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A hand-off, and what in it was its own: token, key and so on, which are others in another.
+
+    Attributes:
+        calls: What the device did.
+        state: Its state folder.
+        notes_calls: What the companion did.
+        notes: The folder of its notes.
+        own: The octets that are the hand-off's own.
+    """
+
+    calls: list[Call]
+    state: Path
+    notes_calls: list[Call]
+    notes: Path
+    own: tuple[bytes, ...]
+
+
+async def trials(plan: Plan) -> AsyncIterator[Trial]:
+    """See `plan.Family`."""
+    recorded = await _record(plan)
+    cuts = [cut for cut in _cuts(plan, recorded) if plan.wants(str(cut))]
+    if plan.quick:
+        cuts = random.Random(plan.seed).sample(cuts, min(_SAMPLE, len(cuts)))
+    async for trial in side_by_side(partial(_started_on, plan, recorded, cut, n) for n, cut in enumerate(cuts)):
+        yield trial
+    for trial in _notes_after_cuts(plan, recorded):
+        yield trial
+    if not plan.quick and plan.only in MACHINE_CUT:
+        async for trial in _machine_cuts(plan):
+            yield trial
+
+
+async def _record(plan: Plan) -> Recorded:
+    folder = plan.folder / "recorded"
+    folder.mkdir()
+    companion = programs.stopped(sabotage.command(plan.without, "bletoken_central"), folder / "pid")
+    async with open_bench(Processes(sabotage.command(plan.without, "bletoken_peripheral"), companion), folder) as bench:
+        device = bench.device()
+        await device.start()
+        device_pid = device.running.process.pid
+        await trace.quiet(device_pid)
+        async with trace.attached(device_pid) as of_device:
+            providing = asyncio.create_task(bench.provision(device.label.qr))
+            pid = await programs.stopped_pid(folder / "pid")
+            async with trace.attached(pid) as of_companion:
+                programs.go_on(pid)
+                assert (await providing).exit_code == 0
+            await device.saw("companion left")
+            await trace.quiet(device_pid)
+        own = _own(issued(bench)[0], device.credentials.device_id, device.credentials.api_key, bench.mode.url)
+        return Recorded(of_device.calls, device.folder.path, of_companion.calls, folder / "bletoken" / "tokens", own)
+
+
+def _own(token: str, device_id: int, api_key: str, mode_url: str) -> tuple[bytes, ...]:
+    return (
+        token.encode(),
+        token_ref(token).hex().encode(),
+        f'"device_id": {device_id}'.encode(),
+        *map(str.encode, (api_key, mode_url)),
+    )
+
+
+def _cuts(plan: Plan, recorded: Recorded) -> Iterator[Cut]:
+    """All states, each once."""
+    disk = Disk(recorded.state, {}, plan.seed)
+    seen: set[tuple[State, bool]] = set()
+    asked = answered = False
+    for call in recorded.calls:
+        if call.port and not answered:
+            asked |= recorded.own[0] in call.octets
+            answered = call.name == "recvfrom" and (call.result or 0) > 0
+            changed = asked
+        else:
+            changed = disk.carry_out(call)
+        if not changed:
+            continue
+        for state in sorted(disk.after_a_cut(), key=repr):
+            # Of a request that left and was not answered nobody knows whether it arrived.
+            for redeemed in [True] if answered else [False, True] if asked else [False]:
+                if (state, redeemed) not in seen:
+                    seen.add((state, redeemed))
+                    yield Cut(str(call), state, redeemed)
+
+
+async def _started_on(plan: Plan, recorded: Recorded, cut: Cut, number: int) -> Trial:
+    folder = plan.folder / f"{number}"
+    folder.mkdir()
+    async with open_bench(InProcess() if plan.quick else programs.DeviceProgram(), folder) as bench:
+        device = bench.device()
+        # The companion has its token, and finds no device until the power is back.
+        providing = asyncio.create_task(bench.provision(device.label.qr, find_s=120))
+        await until(lambda: issued(bench))
+        (token,) = issued(bench)
+        device_id, api_key = 0, ""
+        if cut.redeemed:
+            made = (await bench.client.post("/devices", json={"token": token})).raise_for_status().json()
+            device_id, api_key = made["id"], made["apiKey"]
+        own = _own(token, device_id, api_key, bench.mode.url)
+        for name, left in cut.state:
+            octets = left.octets
+            for theirs, ours in zip(recorded.own, own, strict=True):
+                octets = octets.replace(theirs, ours)
+            path = device.folder.path / name
+            path.touch(mode=0o600)
+            path.write_bytes(left.content(octets))
+        if refusal := await programs.refusal(device):
+            providing.cancel()
+            await asyncio.wait({providing})
+            return Trial(str(cut), Result.LOST, f"the device does not start: {refusal}")
+        return await judge(str(cut), bench, device, await programs.again(bench, device, providing))
+
+
+def _notes_after_cuts(plan: Plan, recorded: Recorded) -> Iterator[Trial]:
+    """Once a token was asked for, its note is there whatever a cut leaves, until all is done."""
+    top = recorded.notes.parents[1]
+    disk = Disk(top, {}, plan.seed)
+    seen: set[tuple[State, bool]] = set()
+    asked = False
+    for call in recorded.notes_calls:
+        asked = (asked or b"/deviceProvisioning" in call.octets) and call.name != "unlink"
+        disk.carry_out(call)
+        for state in sorted(disk.after_a_cut(), key=repr):
+            fault = f"companion cut after {call}, left: {_listed(state)}"
+            if (state, asked) in seen or not plan.wants(fault):
+                continue
+            seen.add((state, asked))
+            folder = plan.folder / f"notes-{len(seen)}"
+            for name, left in state:
+                path = folder / name
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.touch(mode=0o600)
+                path.write_bytes(left.content(left.octets))
+            notes = Notes(folder / recorded.notes.relative_to(top)).all()
+            found = Result.LOST if asked and len(notes) != 1 else Result.SURVIVED
+            yield Trial(fault, found, f"a token was asked for, and the notes are {notes}")
+
+
+# Real cuts ------------------------------------------------------------------------------------------------------------
+
+
+async def _machine_cuts(plan: Plan) -> AsyncIterator[Trial]:
+    """A machine is cut at random moments of hand-offs, and booted again on its disk."""
+    if why := emulated.missing():
+        print(f"{NAME}: no machine is cut, as this is not here: {why}", file=sys.stderr)
+        return
+    folder = plan.folder / "machine"
+    folder.mkdir()
+    choice = random.Random(plan.seed)
+    program = [".venv/bin/python", "-m", *(["torture.sabotage", plan.without] if plan.without else [])]
+    program.append("bletoken_peripheral" if plan.without else "bletoken_peripheral.cli")
+    async with open_bench(InProcess(), folder, air="tcp:127.0.0.1:0") as bench:
+        devices = [bench.device(f"d{number}") for number in range(_MACHINE_CUTS + 1)]
+        ports = [int(url.rpartition(":")[2]) for url in (bench.mode.url, bench.device_radio)]
+        made = emulated.Machine(folder, [device.path for device in devices], program, ports)
+        async with made.cut_at_the_end() as machine:
+            await machine.boot("d0")
+            assert not await machine.refusal("d0")
+            longest_s = (await bench.provision(devices[0].label.qr)).result["elapsed_s"]["total"]
+            for number in range(1, _MACHINE_CUTS + 1):
+                yield await _machine_cut(bench, machine, devices, number, choice.uniform(0, longest_s))
+
+
+async def _machine_cut(
+    bench: Bench, machine: emulated.Machine, devices: list[Device], number: int, moment_s: float
+) -> Trial:
+    device, name = devices[number], f"d{number}"
+    bench.seed = await bench.sim("/_sim/seed", {"homeName": name})
+    bench.mode.log.clear()
+    machine.run(name)
+    assert not await machine.refusal(name)
+    providing = asyncio.create_task(bench.provision(device.label.qr, find_s=emulated.BOOT_S, total_s=600))
+    await asyncio.sleep(moment_s)
+    fault = f"{MACHINE_CUT} {moment_s:.2f} s into hand-off {number}, last: {machine.steps[name][-1]}"
+    await machine.cut()
+    await machine.boot(name)
+    if refusal := await machine.refusal(name):
+        providing.cancel()
+        await asyncio.wait({providing})
+        return Trial(fault, Result.LOST, f"the device does not start: {refusal}")
+    outcome = await programs.again(bench, device, providing)
+    for path in device.folder.path.iterdir():
+        path.unlink()
+    for file, octets in (await machine.show(name)).items():
+        path = device.folder.path / file
+        path.touch(mode=0o600)
+        path.write_bytes(octets)
+    return await judge(fault, bench, device, outcome)

@@ -1,0 +1,51 @@
+"""The torture proves something: with one defence taken out it finds what that defence is for."""
+
+import importlib
+import shutil
+from pathlib import Path
+
+import pytest
+from torture.__main__ import run
+from torture.plan import Plan
+from torture.report import Result
+
+needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
+
+
+async def _found(family: str, folder: Path, without: str, only: str) -> set[Result]:
+    """What the family finds without a defence, by the faults with this in their name."""
+    row = await run(importlib.import_module(f"torture.{family}"), Plan(folder, without=without, only=only))
+    assert row.trials
+    return {trial.result for trial in row.trials}
+
+
+@needs_strace
+async def test_a_device_that_does_not_note_down_that_it_redeems_does_it_twice_when_killed(tmp_path: Path) -> None:
+    found = await _found("killed", tmp_path, "redeeming", "device killed before rename 1 of credentials.json")
+    assert found == {Result.DOUBLED}
+
+
+@needs_strace
+async def test_a_file_that_is_written_over_the_old_one_is_lost_when_the_disk_is_full(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "beside", "device: ENOSPC from write 3 of")
+    assert found == {Result.LOST}
+
+
+@needs_strace
+async def test_a_file_that_is_made_for_everybody_is_noticed(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "private", "files under the umask 000")
+    assert found == {Result.LOST}
+
+
+@needs_strace
+@pytest.mark.parametrize(
+    ("without", "only", "expected"),
+    [
+        ("fsync-file", "cut after rename 1 of journal.json, not redeemed, left: journal.json empty", Result.LOST),
+        ("fsync-folder", "cut after sendto 2 of MODE, redeemed", Result.DOUBLED),
+    ],
+)
+async def test_one_fsync_less_is_noticed_when_the_power_goes(
+    tmp_path: Path, without: str, only: str, expected: Result
+) -> None:
+    assert expected in await _found("power", tmp_path, without, only)
