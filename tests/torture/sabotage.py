@@ -66,6 +66,11 @@ def _no_recovery() -> None:
     provisioning.recover = leave_it
 
 
+def _no_patience() -> None:
+    """The companion asks MODE for nothing twice."""
+    importlib.import_module("bletoken_central.onboarding")._PAUSES_S = ()
+
+
 def _no_forgetting() -> None:
     """The device keeps what it last told a companion when that has left."""
     server = importlib.import_module("bletoken_peripheral.gatt_server").GattServer
@@ -97,6 +102,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "time-out": _no_time_out,
     "sent-once": _sent_again,
     "recovery": _no_recovery,
+    "patience": _no_patience,
     "forgetting": _no_forgetting,
     "hanging-up": _no_hanging_up,
 }
