@@ -34,6 +34,10 @@ class Plan:
         return self.only in fault
 
 
+class NotPossibleError(Exception):
+    """A family cannot be tried on this machine; the message says why."""
+
+
 class Family(Protocol):
     """A module with one kind of trouble."""
 
