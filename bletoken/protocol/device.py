@@ -3,7 +3,7 @@
 The caller passes what the radio tells (connected, frame, disconnected) and carries out what comes back, in order.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -92,7 +92,7 @@ Output = Send | Drop | Requested
 
 
 class _LiveOffer:
-    """One offer from its making to its use; its octets never change."""
+    """One offer from its making to its use; once somebody may have read it, its octets never change."""
 
     def __init__(self, octets: bytes, sid: bytes, shares: dict[Method, KeyShare]) -> None:
         self.octets = octets
@@ -251,8 +251,8 @@ class DeviceMachine:
         for connection in self._connections.values():
             current = self._current(connection)
             if not current.was_read:
-                del connection.offers[current.sid]
-                self._mint(connection)
+                # Nobody knows its session identifier or shares, so these need not be made anew.
+                current.octets = self._offer(current.sid, current.shares)
 
     def unlock(self, record: GuessRecord) -> None:
         """Take PINs again, from a record that is durable already."""
@@ -315,6 +315,11 @@ class DeviceMachine:
             for method in Method
             if (code := self._label.code(method)) is not None
         }
+        connection.offers[sid] = _LiveOffer(self._offer(sid, shares), sid, shares)
+        while len(connection.offers) > connection.limit:
+            del connection.offers[next(iter(connection.offers))]
+
+    def _offer(self, sid: bytes, shares: Mapping[Method, KeyShare]) -> bytes:
         offer = Offer(
             versions=(VERSION,),
             sid=sid,
@@ -323,9 +328,7 @@ class DeviceMachine:
             state=self._state,
             device_class=self._device_class,
         )
-        connection.offers[sid] = _LiveOffer(offer.encode(), sid, shares)
-        while len(connection.offers) > connection.limit:
-            del connection.offers[next(iter(connection.offers))]
+        return offer.encode()
 
     def _first_received(self, peer: str, connection: _Connection, message: bytes, now: float) -> list[Output]:
         head = FirstHead.decode(message)

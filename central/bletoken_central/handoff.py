@@ -411,6 +411,9 @@ class Exchange:
                     patience_s = self._limits.silence_s
                     if self._ask.is_answer(status):
                         if self._ask.is_last(status):
+                            if isinstance(status, Provisioned) and isinstance(self._ask, HandOver):
+                                # Told before the connection ends, which takes a while.
+                                self._report(Progress(Step.PROVISIONED, f"device {status.device_id}"))
                             return status
                         self._heard(status)
                 case None:

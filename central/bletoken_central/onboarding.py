@@ -385,7 +385,6 @@ class Companion:
         )
         status = await exchange.run()
         assert isinstance(status, Provisioned), "nothing else ends a hand-off well"
-        watch.report(Progress(Step.PROVISIONED, f"device {status.device_id}"))
         return status
 
     def _notes(self) -> Notes:

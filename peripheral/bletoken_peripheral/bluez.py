@@ -19,13 +19,13 @@ from bless.backends.attribute import GATTAttributePermissions
 from bless.backends.bluezdbus.dbus.application import BlueZGattApplication
 from bless.backends.bluezdbus.server import BlessServerBlueZDBus
 from bless.backends.characteristic import GATTCharacteristicProperties
-from dbus_next.aio import MessageBus
 from dbus_next.constants import BusType, MessageFlag, MessageType
 from dbus_next.message import Message
 from dbus_next.signature import Variant
 
 from bletoken.errors import RadioUnavailableError, RemoteProtocolError
 from bletoken.protocol.wire import SERVICE_UUID
+from bletoken_peripheral.bluez_bus import CALL_TIMEOUT_S, DBUS, Bus, RefusedError
 from bletoken_peripheral.bluez_objects import (
     ADAPTER,
     ADVERT_MANAGER,
@@ -41,14 +41,10 @@ from bletoken_peripheral.bluez_objects import (
 
 _log = logging.getLogger(__name__)
 
-_DBUS: Final = "org.freedesktop.DBus"
 _PROPERTIES: Final = "org.freedesktop.DBus.Properties"
 _OBJECTS: Final = "org.freedesktop.DBus.ObjectManager"
 _BLUEZ: Final = "org.bluez"
 _ADVERT: Final = "org.bluez.LEAdvertisement1"
-
-_CALL_TIMEOUT_S: Final = 10
-"""Seconds for one D-Bus call; bluetoothd answers in milliseconds unless it hangs."""
 
 _FIRST_PAUSE_S: Final = 0.5
 _MOST_FAILURES: Final = 6
@@ -56,8 +52,6 @@ _MOST_FAILURES: Final = 6
 
 _STABLE_S: Final = 60
 """Seconds after which a registration has lasted, and what failed before counts no more."""
-
-_LONGEST_AUTH_LINE: Final = 4096
 
 _ADVERTISING_INTERVAL_MS: Final = 100
 _LONGEST_NAME: Final = 29
@@ -70,17 +64,6 @@ _APPLICATION_ERRORS: Final = range(0x80, 0xA0)
 """The ATT errors that mean what the application says (Core 5.4 Vol 3 Part F 3.4.1.1)."""
 
 _OBJECT_SIGNALS: Final = ("InterfacesAdded", "InterfacesRemoved")
-
-_LONGEST_TEXT: Final = 200
-"""Characters of somebody else's error text that are passed on."""
-
-
-class _RefusedError(Exception):
-    """A D-Bus call that failed: the error's name and its text."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text[:_LONGEST_TEXT]}" if name else text[:_LONGEST_TEXT])
-        self.name = name
 
 
 class _AttError(Exception):
@@ -97,6 +80,7 @@ class _Claim:
     HACK: BlueZ lets any number of programs register the same service, and a companion would find one of them by
     chance. Seen with BlueZ 5.66; D-Bus's policy keeps us from owning a name. A socket in the abstract namespace needs
     no folder, and ends with its process. Anybody on this machine can hold it, who can stop us in simpler ways as well.
+    Goes when BlueZ refuses a service that is registered already.
     """
 
     def __init__(self, adapter: Adapter) -> None:
@@ -115,54 +99,6 @@ class _Claim:
     def release(self) -> None:
         """Let the next one have it."""
         self._socket.close()
-
-
-# D-Bus --------------------------------------------------------------------------------------------------------------
-
-
-class _Bus(MessageBus):  # type: ignore[misc] # dbus-next has no types
-    """dbus-next's connection, one that can be closed and logs no secrets."""
-
-    def _setup_socket(self) -> None:
-        try:
-            super()._setup_socket()
-        except BaseException:
-            # HACK: dbus-next 0.2.3 leaves the socket open when there is nobody to connect to.
-            self._close_socket()
-            raise
-
-    def _on_message(self, message: Message) -> None:
-        # HACK: dbus-next 0.2.3 logs a traceback on the root logger for each call that is answered with an error.
-        try:
-            self._process_message(message)
-        except Exception as e:  # noqa: BLE001 whatever anybody on the bus sends must not end the connection
-            _log.debug("a D-Bus message was not understood: %s", type(e).__name__)
-
-    async def _auth_readline(self) -> str:
-        # HACK: dbus-next 0.2.3 reads on for ever, and lets nothing else run, when the bus hangs up at this point.
-        line = b""
-        while not line.endswith(b"\r\n"):
-            octets = await self._loop.sock_recv(self._sock, 1)
-            if not octets or len(line) > _LONGEST_AUTH_LINE:
-                raise EOFError("the bus hung up")
-            line += octets
-        return line[:-2].decode()
-
-    def close(self) -> None:
-        """Close the connection.
-
-        HACK: dbus-next 0.2.3 never closes its socket, and bless 0.3.0 never ends its connection: BlueZ keeps what was
-        registered on it. Goes when bless's `stop` does it.
-        """
-        self._user_disconnect = True
-        self._finalize(None)
-        self._close_socket()
-
-    def _close_socket(self) -> None:
-        for thing in (getattr(self, "_stream", None), getattr(self, "_sock", None)):
-            if thing is not None:
-                with contextlib.suppress(OSError):
-                    thing.close()
 
 
 class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no types
@@ -200,7 +136,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         self._changed = asyncio.Event()
         self._claim: _Claim | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self.bus: _Bus | None = None
+        self.bus: Bus | None = None
         super().__init__(_checked(name))
 
     # Building --------------------------------------------------------------------------------------------------------
@@ -212,8 +148,8 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             RadioUnavailableError: There is no D-Bus, no BlueZ, or no adapter that can be used.
         """
         try:
-            self.bus = _Bus(bus_type=BusType.SYSTEM)
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
+            self.bus = Bus(bus_type=BusType.SYSTEM)
+            async with asyncio.timeout(CALL_TIMEOUT_S):
                 await self.bus.connect()
         except Exception as e:
             # dbus-next raises whatever comes up.
@@ -223,15 +159,16 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         self.app = BlueZGattApplication("bletoken", _BLUEZ, self.bus)
         self.bus.add_message_handler(self._on_message)
         try:
-            await self._listen()
+            await self._listen(self.bus)
             await self._look()
-        except _RefusedError as e:
+        except RefusedError as e:
             raise RadioUnavailableError(f"BlueZ cannot be reached: {e}") from e
 
     async def add_new_service(self, uuid: str) -> None:
         """Add a primary service; before `start`."""
         await super().add_new_service(uuid)
-        # HACK: bless makes only the first service a primary one. Seen with bless 0.3.0 (bless issues 142, 146).
+        # HACK: bless makes only the first service a primary one. Seen with bless 0.3.0 (bless issues 142, 146); goes
+        # when all that are added are.
         list(self.services.values())[-1].gatt._primary = True  # noqa: SLF001 there is no other way
 
     async def add_new_characteristic(
@@ -265,7 +202,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         self.bus.export(self.app.path, self.app)
         try:
             await self._register()
-        except _RefusedError as e:
+        except RefusedError as e:
             raise RadioUnavailableError(f"BlueZ does not let this program advertise: {e}") from e
         self._tasks = [asyncio.create_task(self._stay_registered()), asyncio.create_task(self._watch_bus(self.bus))]
         for task in self._tasks:
@@ -312,7 +249,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             self._disconnect(path)
 
     def update_value(self, service_uuid: str, char_uuid: str) -> bool:
-        """Notify every subscriber of a characteristic's value; returns whether there was anybody to tell."""
+        """Notify every subscriber of a characteristic's value; returns whether BlueZ was told to."""
         if not self._app_is_registered or self.bus is None or not self.bus.connected:
             return False
         return bool(super().update_value(service_uuid, char_uuid))
@@ -338,7 +275,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
                     # Its return is a signal.
                     continue
                 await self._register()
-            except (_RefusedError, RadioUnavailableError) as e:
+            except (RefusedError, RadioUnavailableError) as e:
                 _log.debug("not registered with BlueZ: %s", e)
                 self._failed()
             else:
@@ -380,7 +317,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         if not self._app_is_registered:
             try:
                 await self._ask(adapter.path, GATT_MANAGER, "RegisterApplication", self.app.path, {}, takes="oa{sv}")
-            except _RefusedError as e:
+            except RefusedError as e:
                 # It survives the adapter's being switched off.
                 if e.name != f"{_BLUEZ}.Error.AlreadyExists":
                     raise
@@ -393,7 +330,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             await self._ask(adapter.path, ADVERT_MANAGER, "RegisterAdvertisement", path, {}, takes="oa{sv}")
             self._check(epoch)
             if self._advert_path != path:
-                raise _RefusedError("", "BlueZ has dropped the advert")
+                raise RefusedError("", "BlueZ has dropped the advert")
             self._advert_name = name
             self._registered_at = self.loop.time()
         self._is_on_air = True
@@ -406,12 +343,12 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
     def _check(self, epoch: int) -> None:
         if epoch != self._epoch:
             # What BlueZ has just confirmed went away with it.
-            raise _RefusedError("", "BlueZ, the adapter or its power went away meanwhile")
+            raise RefusedError("", "BlueZ, the adapter or its power went away meanwhile")
 
     async def _stop_advertising(self, adapter: Adapter) -> None:
         path, self._advert_path, self._advert_name = self._advert_path, "", None
         if path:
-            with contextlib.suppress(_RefusedError):
+            with contextlib.suppress(RefusedError):
                 await self._ask(adapter.path, ADVERT_MANAGER, "UnregisterAdvertisement", path, takes="o")
 
     async def _unregister(self) -> None:
@@ -423,7 +360,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         await self._stop_advertising(adapter)
         if self._app_is_registered:
             self._app_is_registered = False
-            with contextlib.suppress(_RefusedError):
+            with contextlib.suppress(RefusedError):
                 await self._ask(adapter.path, GATT_MANAGER, "UnregisterApplication", self.app.path, takes="o")
 
     def _went_away(self, why: str) -> None:
@@ -438,7 +375,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             self.on_radio_away(why)
 
     @staticmethod
-    async def _watch_bus(bus: _Bus) -> None:
+    async def _watch_bus(bus: Bus) -> None:
         try:
             await bus.wait_for_disconnect()
         except Exception as e:
@@ -452,25 +389,27 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         error = task.exception()
         _log.warning("the radio is lost: %s: %s", type(error).__name__, error)
         _log.debug("what ended it", exc_info=error)
+        for other in self._tasks:
+            other.cancel()
         self._went_away(str(error))
         self.on_radio_lost()
 
     # Asking BlueZ ----------------------------------------------------------------------------------------------------
 
-    async def _listen(self) -> None:
-        signals = [f"sender='{_DBUS}',interface='{_DBUS}',member='NameOwnerChanged',arg0='{_BLUEZ}'"]
+    async def _listen(self, bus: Bus) -> None:
+        signals = [f"sender='{DBUS}',interface='{DBUS}',member='NameOwnerChanged',arg0='{_BLUEZ}'"]
         signals += [f"sender='{_BLUEZ}',interface='{_OBJECTS}',member='{m}'" for m in _OBJECT_SIGNALS]
         signals += [
             f"sender='{_BLUEZ}',interface='{_PROPERTIES}',member='PropertiesChanged',arg0='{interface}'"
             for interface in (ADAPTER, DEVICE)
         ]
         for rule in signals:
-            await self._ask_bus("AddMatch", f"type='signal',{rule}", takes="s")
-        with contextlib.suppress(_RefusedError):
+            await bus.ask_bus("AddMatch", f"type='signal',{rule}", takes="s")
+        with contextlib.suppress(RefusedError):
             # It may be there to be started by whoever asks first; that it is not is told later.
-            await self._ask_bus("StartServiceByName", _BLUEZ, 0, takes="su", returns="u")
-        with contextlib.suppress(_RefusedError):
-            (self._owner,) = await self._ask_bus("GetNameOwner", _BLUEZ, takes="s", returns="s")
+            await bus.ask_bus("StartServiceByName", _BLUEZ, 0, takes="su", returns="u")
+        with contextlib.suppress(RefusedError):
+            (self._owner,) = await bus.ask_bus("GetNameOwner", _BLUEZ, takes="s", returns="s")
 
     async def _look(self) -> None:
         """Learn what BlueZ has; from here on it tells what changes."""
@@ -481,52 +420,16 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
 
     async def _ask(
         self, path: str, interface: str, member: str, *body: object, takes: str = "", returns: str = ""
-    ) -> Any:  # noqa: ANN401
-        """Call a method of BlueZ; see `_call`."""
-        if not self._owner:
-            raise _RefusedError("", "bluetoothd has ended")
-        message = Message(
-            destination=self._owner, path=path, interface=interface, member=member, signature=takes, body=list(body)
-        )
-        return await self._call(message, returns)
-
-    async def _ask_bus(self, member: str, *body: object, takes: str, returns: str = "") -> Any:  # noqa: ANN401
-        """Call a method of the bus itself; see `_call`."""
-        message = Message(
-            destination=_DBUS,
-            path="/org/freedesktop/DBus",
-            interface=_DBUS,
-            member=member,
-            signature=takes,
-            body=list(body),
-        )
-        return await self._call(message, returns)
-
-    async def _call(self, message: Message, returns: str) -> list[Any]:
-        """Call a method.
-
-        Raises:
-            _RefusedError: It failed, for whatever reason, or the answer has another signature than `returns`.
-        """
-        assert self.bus is not None, "connected"
+    ) -> list[Any]:
+        """Call a method of BlueZ; see `Bus.ask`."""
+        if not self._owner or self.bus is None:
+            raise RefusedError("", "bluetoothd has ended")
         try:
-            async with asyncio.timeout(_CALL_TIMEOUT_S):
-                reply = await self.bus.call(message)
-        except TimeoutError as e:
-            raise _RefusedError("", f"{message.member} was not answered within {_CALL_TIMEOUT_S} s") from e
-        except Exception as e:
-            # Whatever ended the connection.
-            raise _RefusedError("", f"the system bus is gone: {type(e).__name__}") from e
-        if reply is None:
-            raise _RefusedError("", "the system bus is gone")
-        if reply.message_type is MessageType.ERROR:
-            text = str(reply.body[0]) if reply.body else ""
-            if reply.error_name == f"{_DBUS}.Error.AccessDenied":
-                text = f"this user may not use Bluetooth; add it to the group bluetooth ({text})"
-            raise _RefusedError(reply.error_name, text)
-        if reply.signature != returns:
-            raise _RefusedError("", f"{message.member} was answered with {reply.signature[:20]!r}")
-        return list(reply.body)
+            return await self.bus.ask(self._owner, path, interface, member, *body, takes=takes, returns=returns)
+        except RefusedError as e:
+            if e.name == f"{DBUS}.Error.AccessDenied":
+                raise RefusedError("", f"this user may not use Bluetooth; add it to the group bluetooth ({e})") from e
+            raise
 
     def _disconnect(self, path: str) -> None:
         """Have BlueZ end a connection. That it did is told by a signal, and nothing else waits for it."""
@@ -549,7 +452,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
             # Who wants no answer must get none: the bus logs each as an attack.
             return True if answer is not None and message.flags & MessageFlag.NO_REPLY_EXPECTED else answer
         if message.message_type is MessageType.SIGNAL:
-            if message.sender == _DBUS and message.member == "NameOwnerChanged":
+            if message.sender == DBUS and message.member == "NameOwnerChanged":
                 self._on_owner(message.body)
             elif message.sender == self._owner and self._owner:
                 # Any program may send us signals; only bluetoothd's mean anything.
@@ -561,7 +464,7 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
         if name != _BLUEZ:
             return
         # HACK: bless does not notice that bluetoothd ended: it never registers again, and its `stop` raises. Seen with
-        # bless 0.3.0 and BlueZ 5.66.
+        # bless 0.3.0 and BlueZ 5.66; goes when bless registers again by itself.
         self._owner = owner
         self._adapters.all_vanished()
         self._peers.all_vanished()
@@ -602,13 +505,13 @@ class BlueZServer(BlessServerBlueZDBus):  # type: ignore[misc] # bless has no ty
 
     def _on_call(self, message: Message) -> Message | None:
         if message.sender != self._owner:
-            return Message.new_error(message, f"{_DBUS}.Error.AccessDenied", "only BlueZ may ask")
+            return Message.new_error(message, f"{DBUS}.Error.AccessDenied", "only BlueZ may ask")
         uuid = self._paths.get(message.path)
         if message.path == self._advert_path and message.path:
             return self._on_advert_call(message)
         match message.interface, message.member, message.signature:
             case (_, "ReadValue" | "WriteValue" | "StartNotify" | "StopNotify", _) if uuid is None:
-                return Message.new_error(message, f"{_DBUS}.Error.UnknownObject", "no such characteristic")
+                return Message.new_error(message, f"{DBUS}.Error.UnknownObject", "no such characteristic")
             case (_, "ReadValue", "a{sv}") if uuid is not None:
                 return self._answered(message, "ay", lambda: [self._read(uuid, message.body[0])])
             case (_, "WriteValue", "aya{sv}") if uuid is not None:

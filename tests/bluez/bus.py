@@ -43,6 +43,20 @@ class BlueZ:
         await self.until(lambda: self._has(adapter), f"{adapter} in BlueZ")
         await self.power(adapter, on=True)
 
+    async def named(self, address: str) -> str:
+        """The name of the adapter with an address; it has to be there, and switched on."""
+        adapters = {
+            str(interfaces["org.bluez.Adapter1"]["Address"].value): (path.rpartition("/")[2], interfaces)
+            for path, interfaces in (await self.objects()).items()
+            if "org.bluez.Adapter1" in interfaces
+        }
+        assert address in adapters, (
+            f"this machine has no Bluetooth adapter {address}; it has {', '.join(adapters) or 'none'}"
+        )
+        name, interfaces = adapters[address]
+        assert interfaces["org.bluez.Adapter1"]["Powered"].value, f"{name} ({address}) is off: bluetoothctl power on"
+        return name
+
     async def power(self, adapter: str, *, on: bool) -> None:
         """Power an adapter on or off, and wait until it is."""
 

@@ -12,7 +12,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker(pytest.mark.bluez)
-            item.add_marker(pytest.mark.essential)
+            if not item.get_closest_marker("thorough"):
+                item.add_marker(pytest.mark.essential)
 
 
 @pytest.fixture
@@ -25,9 +26,8 @@ async def bluez(bluetoothd: stack.Daemon) -> AsyncIterator[bus.BlueZ]:
 @pytest.fixture
 async def programs_bench(bluetoothd: stack.Daemon, tmp_path: Path, records: Path) -> AsyncIterator[Bench]:
     """A bench with the programs that people run, each on an adapter of BlueZ."""
-    with stack.recorded(records):
-        ends = Ends(device=True, companion=True)
-        async with open_bench(
-            Processes(), tmp_path, ends=ends, daemon=bluetoothd, btsnoop=records / "air.btsnoop"
-        ) as opened:
-            yield opened
+    ends = Ends(device=True, companion=True)
+    async with open_bench(
+        Processes(), tmp_path, ends=ends, daemon=bluetoothd, btsnoop=records / "air.btsnoop"
+    ) as opened:
+        yield opened

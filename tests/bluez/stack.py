@@ -4,10 +4,14 @@ It changes nothing on disk outside /run.
 """
 
 import contextlib
+import json
 import os
+import shlex
 import shutil
+import signal
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bletoken.sim.air.link import LinkModel
@@ -32,7 +36,7 @@ def missing() -> str | None:
 def broken() -> str | None:
     """Why nothing that BlueZ does here means anything any more, or None."""
     tainted = int(Path("/proc/sys/kernel/tainted").read_text())
-    return "the kernel died in an earlier test: see the journal of the first that failed" if tainted & _DIED else None
+    return "the kernel has died: see the journal of the first test that failed" if tainted & _DIED else None
 
 
 def version() -> str | None:
@@ -75,8 +79,11 @@ def running_daemon() -> Iterator[Daemon]:
     program = _daemon()
     assert program, "bluetoothd is not installed"
     assert Path("/run/systemd/system").is_dir(), "systemd does not run here"
-    # Its enhanced ATT would talk to itself: both adapters are on one daemon.
-    _MAIN_CONF.write_text("[GATT]\nChannels = 1\n")
+    # Its enhanced ATT would talk to itself, as both adapters are on one daemon; the interval is what the page for a
+    # device image says.
+    _MAIN_CONF.write_text(
+        "[GATT]\nChannels = 1\n[LE]\nMinAdvertisementInterval = 160\nMaxAdvertisementInterval = 160\n"
+    )
     _DROP_IN.parent.mkdir(parents=True, exist_ok=True)
     _DROP_IN.write_text(f"[Service]\nExecStart=\nExecStart={program} -d -f {_MAIN_CONF}\n")
     systemctl("daemon-reload")
@@ -91,23 +98,89 @@ def running_daemon() -> Iterator[Daemon]:
         daemon.stop()
 
 
-@contextlib.contextmanager
-def recorded(folder: Path) -> Iterator[None]:
-    """Record into a folder what happens meanwhile: HCI as the kernel sees it, BlueZ's D-Bus traffic, the journal."""
-    cursor = subprocess.run(
-        ["journalctl", "--quiet", "--lines=0", "--show-cursor"], capture_output=True, text=True, check=True
-    ).stdout.partition("cursor: ")[2]
-    with contextlib.ExitStack() as stack:
-        for command, file in (
-            (["btmon", "-w", str(folder / "kernel.btsnoop")], None),
-            (["dbus-monitor", "--system", "sender='org.bluez'", "destination='org.bluez'"], "dbus.log"),
-        ):
-            out = stack.enter_context((folder / file).open("wb")) if file else subprocess.DEVNULL
-            process = stack.enter_context(subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT))
-            stack.callback(process.terminate)
-        try:
-            yield
-        finally:
-            with (folder / "journal.log").open("wb") as journal:
-                since = [f"--after-cursor={cursor.strip()}"] if cursor else []
-                subprocess.run(["journalctl", "--output=short-precise", *since], stdout=journal, check=True)
+# Records ------------------------------------------------------------------------------------------------------------
+
+
+_RECORDS = {
+    # What it prints is not wanted, and what it writes goes where it would print.
+    "kernel.btsnoop": "exec btmon --write /proc/self/fd/3 3>&1 > /dev/null",
+    "dbus.log": """exec dbus-monitor --system "sender='org.bluez'" "destination='org.bluez'" 2>&1""",
+}
+"""Files, and the commands whose output they are."""
+
+_BTSNOOP_HEADER = 16
+
+
+class Recorder:
+    """What happens on a machine: HCI as the kernel sees it, BlueZ's D-Bus traffic, the journal.
+
+    It runs for a whole run of tests, as a start for each takes seconds in an emulated machine.
+
+    Args:
+        folder: Where it may put its files.
+        elsewhere: What runs a command on another machine.
+    """
+
+    def __init__(self, folder: Path, elsewhere: Sequence[str]) -> None:
+        self._folder = folder
+        self._elsewhere = elsewhere
+        self._began = time.monotonic()
+        self._sizes: dict[str, int] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def running(cls, folder: Path, elsewhere: Sequence[str] = ()) -> Iterator["Recorder"]:
+        with contextlib.ExitStack() as closing:
+            recorder = cls(folder, elsewhere)
+            for name, command in _RECORDS.items():
+                out = closing.enter_context((folder / name).open("wb"))
+                process = closing.enter_context(
+                    subprocess.Popen(recorder._there(["sh", "-c", command]), stdin=subprocess.DEVNULL, stdout=out)
+                )
+                closing.callback(process.terminate)
+            yield recorder
+
+    def begin(self) -> None:
+        """What comes from now on is wanted."""
+        self._began = time.monotonic()
+        self._sizes = {name: (self._folder / name).stat().st_size for name in _RECORDS}
+
+    def keep(self, folder: Path) -> None:
+        """Write what has come into a folder."""
+        prefix = "device-" if self._elsewhere else ""
+        for name in _RECORDS:
+            octets = (self._folder / name).read_bytes()
+            header = _BTSNOOP_HEADER if name.endswith("btsnoop") else 0
+            (folder / f"{prefix}{name}").write_bytes(octets[:header] + octets[max(header, self._sizes.get(name, 0)) :])
+        # By how long ago, as another machine's clock may be wrong.
+        since = f"--since=-{int(time.monotonic() - self._began) + 1}s"
+        with (folder / f"{prefix}journal.log").open("wb") as journal:
+            command = self._there(["journalctl", "--output=short-precise", since])
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=journal)
+
+    def _there(self, command: Sequence[str]) -> list[str]:
+        return [*self._elsewhere, *([shlex.join(command)] if self._elsewhere else command)]
+
+
+_UNIT_PROCESS_EXIT = "98e322203f7a4ed290d09fe03c09fe15"
+"""SD_MESSAGE_UNIT_PROCESS_EXIT (systemd's sd-messages.h)."""
+
+_CRASHES = {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL, signal.SIGFPE}
+
+
+def death(since_s: float) -> str | None:
+    """How the kernel or bluetoothd has died by itself since a time; None if neither has.
+
+    Either is BlueZ's own failure, whatever a program asked of it; no test kills it by such a signal.
+    """
+    if why := broken():
+        return why
+    command = ["journalctl", "--output=json", f"--since=@{int(since_s)}", "_PID=1", "UNIT=bluetooth.service"]
+    lines = subprocess.run(
+        [*command, f"MESSAGE_ID={_UNIT_PROCESS_EXIT}"], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    for entry in map(json.loads, lines):
+        is_later = int(entry["__REALTIME_TIMESTAMP"]) / 1e6 >= since_s
+        if is_later and entry["EXIT_CODE"] in ("killed", "dumped") and int(entry["EXIT_STATUS"]) in _CRASHES:
+            return f"bluetoothd crashed: {signal.Signals(int(entry['EXIT_STATUS'])).name}"
+    return None

@@ -71,16 +71,17 @@ class World:
 @pytest.fixture
 async def world(bluez: bus.BlueZ, tmp_path: Path, records: Path) -> AsyncIterator[World]:
     companions = Companions()
-    with stack.recorded(records):
-        async with (
-            Hub.open(f"unix:{tmp_path}/air", model=stack.BLUEZ_AIR, btsnoop=records / "air.btsnoop") as hub,
-            bus.adapters(bluez, hub, 1) as (adapter,),
-            GattServer(f"system:{adapter}", "BT1rABCDEFGHIJ", companions) as server,
-        ):
-            yield World(hub, hub.adapters[adapter].public_address, server, companions)
+    async with (
+        Hub.open(f"unix:{tmp_path}/air", model=stack.BLUEZ_AIR, btsnoop=records / "air.btsnoop") as hub,
+        bus.adapters(bluez, hub, 1) as (adapter,),
+        GattServer(f"system:{adapter}", "BT1rABCDEFGHIJ", companions) as server,
+    ):
+        yield World(hub, hub.adapters[adapter].public_address, server, companions)
 
 
-@pytest.mark.parametrize("mtu", [23, 48, 247, 517])
+@pytest.mark.parametrize(
+    "mtu", [23, pytest.param(48, marks=pytest.mark.thorough), pytest.param(247, marks=pytest.mark.thorough), 517]
+)
 async def test_values_and_frames_are_whole_at_any_mtu(world: World, mtu: int) -> None:
     size = max(20, min(mtu - 3, 508))
     async with Central.open(world.hub, mtu=mtu) as central:

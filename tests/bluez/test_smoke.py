@@ -1,8 +1,10 @@
 """Both programs as people run them, each on an adapter of its own, over real BlueZ."""
 
+import pytest
 from handoff.bench import Bench
 
 
+@pytest.mark.thorough
 async def test_the_programs_complete_a_handoff_over_bluez(programs_bench: Bench) -> None:
     bench = programs_bench
     device = bench.device()

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 from bluez import stack
+from hil.rig import Rig
 
 from bletoken.errors import BletokenError
 from bletoken.mode.credentials import Credentials
@@ -73,6 +74,7 @@ class Device:
 
     @property
     def folder(self) -> StateFolder:
+        self.bench.programs.look(self)
         return StateFolder(self.path / "state")
 
     @property
@@ -119,10 +121,24 @@ class Bench:
     mode: CloudServer
     client: httpx.AsyncClient
     seed: dict[str, Any]
-    hub: Hub
-    device_radio: str
+    air: Hub | None
+    radio_of_device: str
     companion_radio: str
     devices: list[Device] = field(default_factory=list)
+
+    @property
+    def hub(self) -> Hub:
+        """The virtual air, for a test that does something to it or is on it itself."""
+        if self.air is None:
+            pytest.skip("it takes the virtual air, and here are real adapters")
+        return self.air
+
+    @property
+    def device_radio(self) -> str:
+        """The device's radio, for a test that uses it itself."""
+        if not self.programs.has_device_here:
+            pytest.skip("it takes the device's radio in the test's own process, and here it is another machine's")
+        return self.radio_of_device
 
     def device(
         self, name: str = "device", *, with_pin: bool = True, label: Label | None = None, **settings: object
@@ -134,7 +150,7 @@ class Bench:
             "device_class": self.seed["deviceClass"],
             "state": "state",
             "mode_url": self.mode.url,
-            "radio": self.device_radio,
+            "radio": self.radio_of_device,
             **settings,
         }
         toml = "".join(f"{key} = {json.dumps(value)}\n" for key, value in content.items())
@@ -221,7 +237,19 @@ class Bench:
 
 
 class Programs(Protocol):
-    """Who runs the two sides."""
+    """Who runs the two sides.
+
+    Attributes:
+        has_device_here: The device is this machine.
+    """
+
+    has_device_here: bool
+
+    def look(self, device: Device) -> None:
+        """See to it that the device's folder shows the device's state."""
+
+    def device_command(self, *words: str) -> list[str]:
+        """The command that runs the device's program."""
 
     async def start_device(self, device: Device) -> RunningDevice: ...
     async def push(
@@ -254,22 +282,31 @@ async def open_bench(
     *,
     ends: Ends = Ends(),
     daemon: stack.Daemon | None = None,
+    rig: Rig | None = None,
     link: LinkModel | None = None,
     btsnoop: Path | None = None,
+    db: Path | None = None,
     air: str | None = None,
     **settings: Any,
 ) -> AsyncIterator[Bench]:
-    """A bench that ends with the context, and every device on it; `daemon` is needed where an end is BlueZ's.
+    """A bench that ends with the context, and every device on it.
 
-    `air` is where the hub listens, if not on a socket in the folder.
+    `daemon` is needed where an end is BlueZ's, and `rig` where both are hardware. `air` is where the hub listens, if
+    not on a socket in the folder.
     """
     async with contextlib.AsyncExitStack() as closing:
-        mode = await closing.enter_async_context(serve(Settings(**settings)))
-        if daemon:
-            link = _over(stack.BLUEZ_AIR, link)
-        hub = await closing.enter_async_context(Hub.open(air or f"unix:{path}/air", model=link, btsnoop=btsnoop))
-        radios = {"device": hub.radio, "companion": hub.radio}
-        if daemon:
+        mode = await closing.enter_async_context(serve(Settings(**settings), db=db))
+        hub = None
+        if rig:
+            if link:
+                pytest.skip("it takes a virtual air that behaves in a certain way, and here are real adapters")
+            radios = await rig.radios()
+        else:
+            if daemon:
+                link = _over(stack.BLUEZ_AIR, link)
+            hub = await closing.enter_async_context(Hub.open(air or f"unix:{path}/air", model=link, btsnoop=btsnoop))
+            radios = {"device": hub.radio, "companion": hub.radio}
+        if daemon and hub:
             from bluez import bus  # its library is there on Linux only
 
             daemon.start()
@@ -277,7 +314,7 @@ async def open_bench(
             on_bluez = [end for end in radios if getattr(ends, end)]
             adapters = await closing.enter_async_context(bus.adapters(bluez, hub, len(on_bluez)))
             radios |= {end: f"system:{adapter}" for end, adapter in zip(on_bluez, adapters, strict=True)}
-        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False))
+        client = await closing.enter_async_context(httpx.AsyncClient(base_url=mode.url, trust_env=False, verify=False))
         seed = (await client.post("/_sim/seed")).raise_for_status().json()
         bench = Bench(programs, path, mode, client, seed, hub, radios["device"], radios["companion"])
         try:
@@ -331,6 +368,13 @@ class _DeviceTask:
 
 class InProcess:
     """Both sides as libraries in the test's own event loop."""
+
+    has_device_here = True
+
+    def look(self, device: Device) -> None: ...
+
+    def device_command(self, *words: str) -> list[str]:
+        return [*command_of("bletoken_peripheral"), *words]
 
     async def start_device(self, device: Device) -> RunningDevice:
         return _DeviceTask(device)
@@ -420,10 +464,12 @@ def command_of(name: str) -> list[str]:
     return [sys.executable, "-W", "error", "-W", "ignore::DeprecationWarning:dbus_next.service", "-m", f"{name}.cli"]
 
 
-async def _start(command: list[str], **variables: str) -> asyncio.subprocess.Process:
+async def _start(
+    command: list[str], stdin: int = asyncio.subprocess.DEVNULL, **variables: str
+) -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
         *command,
-        stdin=asyncio.subprocess.DEVNULL,
+        stdin=stdin,
         stdout=asyncio.subprocess.PIPE,
         env={**os.environ, "NO_PROXY": "127.0.0.1", **variables},
     )
@@ -436,9 +482,15 @@ class Processes:
         self._device_program = device_program or command_of("bletoken_peripheral")
         self._companion_program = companion_program or command_of("bletoken_central")
 
+    has_device_here = True
+
+    def look(self, device: Device) -> None: ...
+
+    def device_command(self, *words: str) -> list[str]:
+        return [*self._device_program, *words]
+
     async def start_device(self, device: Device) -> RunningDevice:
-        command = [*self._device_program, "run", "--json", "--config", str(device.config)]
-        return _DeviceProcess(await _start(command))
+        return _DeviceProcess(await _start(self.device_command("run", "--json", "--config", str(device.config))))
 
     async def push(self, bench: Bench, radio: str, code: SetupCode, token: str, limits: dict[str, float]) -> Outcome:
         path = bench.path / f"token-{secrets.token_hex(4)}"
@@ -494,14 +546,95 @@ class Processes:
         )
 
 
+# On hardware ----------------------------------------------------------------------------------------------------------
+
+
+class _DeviceOnRig(_DeviceProcess):
+    """The device's program with a real adapter; `on_end` is told when it has ended."""
+
+    def __init__(self, process: asyncio.subprocess.Process, rig: Rig, on_end: Callable[[], None]) -> None:
+        super().__init__(process)
+        self._rig = rig
+        self._on_end = on_end
+
+    async def stop(self) -> None:
+        if not self.process.stdin:
+            await super().stop()
+            return
+        self._signal("TERM")
+        await self._ended()
+        assert self.process.returncode == 0, self.steps
+
+    async def kill(self) -> None:
+        if self._rig.power_cycle:
+            await self._rig.cut_power()
+            if not self.process.stdin:
+                # With a dongle's power goes its device's, so to speak.
+                self.process.kill()
+            await self._ended()
+        elif self.process.stdin:
+            self._signal("KILL")
+            await self._ended()
+            assert self.process.returncode == 128 + signal.SIGKILL
+        else:
+            await super().kill()
+
+    def _signal(self, name: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{name}\n".encode())
+
+    async def _ended(self) -> None:
+        await super()._ended()
+        if self.process.stdin:
+            await self._rig.answers()
+        self._on_end()
+
+
+class OnRig(Processes):
+    """The programs with real adapters, the device's on another machine where the rig says so."""
+
+    def __init__(self, rig: Rig) -> None:
+        super().__init__()
+        self._rig = rig
+        self.has_device_here = not rig.device_host
+        self._elsewhere: set[Path] = set()
+        """The folders of devices that are on there, whose state is there and not here."""
+
+    def look(self, device: Device) -> None:
+        if device.path in self._elsewhere:
+            self._rig.fetch(device.path)
+
+    def device_command(self, *words: str) -> list[str]:
+        if self.has_device_here:
+            return super().device_command(*words)
+        return self._rig.on_device(self._rig.device_program, *words)
+
+    async def start_device(self, device: Device) -> RunningDevice:
+        words = ("run", "--json", "--config", str(device.config))
+        if self.has_device_here:
+            return _DeviceOnRig(await _start(self.device_command(*words)), self._rig, lambda: None)
+        # One that is on there already has its state there.
+        is_first = device.path not in self._elsewhere
+        if is_first:
+            await asyncio.to_thread(self._rig.give, device.path)
+            self._elsewhere.add(device.path)
+        port = httpx.URL(device.bench.mode.url).port
+        assert port is not None
+        process = await _start(self._rig.program(port, *words), stdin=asyncio.subprocess.PIPE)
+        return _DeviceOnRig(process, self._rig, (lambda: self._came_back(device)) if is_first else (lambda: None))
+
+    def _came_back(self, device: Device) -> None:
+        self.look(device)
+        self._elsewhere.discard(device.path)
+
+
 async def command(device: Device, *words: str) -> tuple[int, dict[str, Any]]:
     """A local command: its exit code and what it says."""
+    programs = device.bench.programs
+    if device.running is None and not programs.has_device_here:
+        pytest.skip("the state of a device that is off is on this machine, and its program on another")
     process = await asyncio.create_subprocess_exec(
-        *command_of("bletoken_peripheral"),
-        *words,
-        "--json",
-        "--config",
-        str(device.config),
+        *programs.device_command(*words, "--json", "--config", str(device.config)),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.PIPE,
     )

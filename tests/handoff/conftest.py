@@ -1,11 +1,9 @@
 from collections.abc import AsyncIterator, Callable
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
-from bluez import stack
-from handoff.bench import Bench, Ends, InProcess, Processes, Programs, open_bench
+from handoff.bench import Bench, Ends, InProcess, OnRig, Processes, Programs, open_bench
 
 from bletoken_peripheral import onboarding
 
@@ -19,25 +17,39 @@ BENCHES: dict[str, tuple[Programs, Ends]] = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        mark = item.get_closest_marker("essential_on")
+        if mark and item.callspec.params["bench"] in mark.args:  # type: ignore[attr-defined]
+            item.add_marker(pytest.mark.essential)
+
+
 @pytest.fixture(
     params=[
-        pytest.param(name, marks=[pytest.mark.bluez] if ends != Ends() else []) for name, (_, ends) in BENCHES.items()
+        *(
+            pytest.param(name, marks=[pytest.mark.bluez] if ends != Ends() else [])
+            for name, (_, ends) in BENCHES.items()
+        ),
+        pytest.param("hardware", marks=pytest.mark.hardware),
     ]
 )
 async def bench(request: pytest.FixtureRequest, tmp_path: Path, records: Path) -> AsyncIterator[Bench]:
-    """A bench, once with both sides in the test's process, once with each in its own, and with BlueZ at either end.
+    """A bench: both sides in the test's process, each in its own, BlueZ at either end, and hardware.
 
     `@pytest.mark.bench(...)` gives it settings of the local MODE, and `link=` a link model.
     """
-    programs, ends = BENCHES[request.param]
     mark = request.node.get_closest_marker("bench")
     options: dict[str, Any] = mark.kwargs if mark else {}
-    with ExitStack() as recording:
-        if ends != Ends():
-            options |= {"daemon": request.getfixturevalue("bluetoothd")}
-            recording.enter_context(stack.recorded(records))
-        async with open_bench(programs, tmp_path, ends=ends, btsnoop=records / "air.btsnoop", **options) as opened:
+    if request.param == "hardware":
+        rig = request.getfixturevalue("rig")
+        async with open_bench(OnRig(rig), tmp_path, rig=rig, **options) as opened:
             yield opened
+        return
+    programs, ends = BENCHES[request.param]
+    if ends != Ends():
+        options |= {"daemon": request.getfixturevalue("bluetoothd")}
+    async with open_bench(programs, tmp_path, ends=ends, btsnoop=records / "air.btsnoop", **options) as opened:
+        yield opened
 
 
 class Clock:

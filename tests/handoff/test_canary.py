@@ -66,7 +66,8 @@ async def record(name: str, canary: Canary, process: asyncio.subprocess.Process)
         out, err = await process.communicate()
     canary.seen[f"the {name}'s output"] = out
     canary.seen[f"the {name}'s log"] = err
-    assert len(err) > 1000, "nothing was logged at DEBUG"
+    # How much it is depends on how slow the machine is: asyncio names each step that took long.
+    assert b"DEBUG" in err, "nothing was logged at DEBUG"
     return out
 
 

@@ -52,7 +52,7 @@ def registrations(bench: Bench) -> list[int | None]:
     return [request.decided for request in bench.mode.log.requests("POST /deviceRegistration")]
 
 
-@pytest.mark.essential
+@pytest.mark.essential_on("bluez")
 @pytest.mark.produces(exit_code=0)
 async def test_a_device_is_claimed_and_announces_itself(bench: Bench) -> None:
     device = await bench.pre_provisioned()

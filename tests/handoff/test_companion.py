@@ -18,7 +18,7 @@ from bletoken.mode.user_api import UserApi
 from bletoken.protocol.setup_code import Pin
 from bletoken.protocol.wire import CoarseState, Failed, FailureCode, Idle, Provisioned
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
-from bletoken_central.handoff import Limits, Token
+from bletoken_central.handoff import Limits, Progress, Step, Token
 from bletoken_central.link import Link
 from bletoken_central.onboarding import Companion, Onboarded
 from bletoken_central.recovery import Note, Notes
@@ -38,6 +38,20 @@ def companion(bench: Bench, **options: object) -> Companion:
         notes=bench.path / "notes",
         **options,  # type: ignore[arg-type] # whatever Companion takes
     )
+
+
+async def test_the_outcome_is_told_while_the_connection_still_lasts(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    ended: list[int | None] = []
+
+    def report(progress: Progress) -> None:
+        if progress.step is Step.PROVISIONED:
+            ended.append(alone.hub.link.connections[-1].end_reason)
+
+    async with companion(alone, report=report) as c:
+        await c.push(device.label.qr, Token(await alone.token()))
+    assert ended == [None]
 
 
 # Recovery -----------------------------------------------------------------------------------------------------------

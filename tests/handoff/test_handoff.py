@@ -15,7 +15,7 @@ from bletoken_peripheral.redemption import Phase
 
 
 @pytest.mark.produces(exit_code=0)
-@pytest.mark.essential
+@pytest.mark.essential_on("bluez", "bluez-peripheral", "bluez-companion")
 async def test_a_device_comes_out_provisioned(bench: Bench) -> None:
     device = bench.device()
     await device.start()
@@ -193,7 +193,7 @@ async def test_a_mode_that_asks_to_come_back_later_is_asked_again(bench: Bench, 
     assert await bench.devices_in_home() == [outcome.device_id]
 
 
-@pytest.mark.essential
+@pytest.mark.essential_on("bluez-peripheral")
 async def test_a_link_that_breaks_in_every_phase_is_restored(bench: Bench) -> None:
     device = bench.device()
     await device.start()

@@ -7,15 +7,17 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
-from handoff.bench import Bench, Processes, command_of, open_bench, until
+from handoff.bench import Bench, OnRig, Processes, command_of, open_bench, until
 
 from bletoken.sim.cloud.faults import Fault
 from bletoken_peripheral.redemption import Phase
 
 
-@pytest.fixture
-async def bench(tmp_path: Path) -> AsyncIterator[Bench]:
-    async with open_bench(Processes(), tmp_path) as opened:
+@pytest.fixture(params=["processes", pytest.param("hardware", marks=pytest.mark.hardware)])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    """Programs of their own; on hardware they are not killed, but lose their power."""
+    rig = request.getfixturevalue("rig") if request.param == "hardware" else None
+    async with open_bench(OnRig(rig) if rig else Processes(), tmp_path, rig=rig) as opened:
         yield opened
 
 
@@ -116,7 +118,7 @@ async def test_only_one_process_uses_a_state_folder(bench: Bench) -> None:
 
 
 async def test_a_device_goes_on_when_whoever_read_its_output_has_gone(bench: Bench) -> None:
-    device = bench.device()
+    device = bench.device(radio=bench.device_radio)
     read, write = os.pipe()
     process = await asyncio.create_subprocess_exec(
         *command_of("bletoken_peripheral"), "run", "--json", "--config", str(device.config), stdout=write

@@ -26,7 +26,7 @@ class Trial:
     Attributes:
         fault: What went wrong, in a few words: enough to try it alone again.
         result: What became of it.
-        detail: What was found, where that is not what should be.
+        detail: What was found, where that is not what should be; of what survived, a figure worth telling.
         elapsed_s: How long the whole hand-off took, where that is a figure worth having.
     """
 
@@ -87,6 +87,8 @@ def table(rows: list[Row]) -> str:
         counts = [str(said[name]) for name in ("tried", *(str(result) for result in Result))]
         lines.append([row.family, *counts, *times, str(row.seed)])
     widths = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
-    return "\n".join(
+    text = [
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
-    )
+    ]
+    told = [f"{row.family}: {t.fault}: {t.detail}" for row in rows for t in row.trials if t.detail and t not in row.bad]
+    return "\n".join([*text, "", *told] if told else text)

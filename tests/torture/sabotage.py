@@ -9,7 +9,87 @@ import os
 import stat
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+
+def _no_retry() -> None:
+    """The companion gives up with the first connection."""
+    exchange = importlib.import_module("bletoken_central.handoff").Exchange
+    exchange._run = exchange._attempt
+
+
+def _no_same_answer() -> None:
+    """The device does not know a token again that it has already."""
+    redemption = importlib.import_module("bletoken_peripheral.redemption")
+    take = redemption.take
+
+    def forgetful(journal: Any, request: Any, *, has_credentials: bool) -> Any:
+        if journal is not None:
+            journal = replace(journal, token_ref=bytes(len(journal.token_ref)))
+        return take(journal, request, has_credentials=has_credentials)
+
+    redemption.take = forgetful
+
+
+def _no_time_out() -> None:
+    """Whoever asks MODE waits for its answer for ever."""
+    client = importlib.import_module("bletoken.mode.http").HTTPClient
+    begin = client.__init__
+
+    def begin_patiently(self: Any, base_url: str, **options: Any) -> None:
+        begin(self, base_url, **{**options, "timeout_s": None})
+
+    client.__init__ = begin_patiently
+
+
+def _sent_again() -> None:
+    """The device takes a request without an answer for one that never left."""
+    errors, api = (importlib.import_module(f"bletoken.{name}") for name in ("errors", "mode.device_api"))
+    redeem = api.DeviceApi.redeem
+
+    async def redeem_hopefully(self: Any, token: str) -> Any:
+        try:
+            return await redeem(self, token)
+        except errors.CloudNoAnswerError as error:
+            raise errors.CloudUnreachableError(str(error)) from error
+
+    api.DeviceApi.redeem = redeem_hopefully
+
+
+def _no_recovery() -> None:
+    """The companion asks for another token without looking what came of the last one."""
+    provisioning = importlib.import_module("bletoken_central.onboarding")._Provisioning
+
+    async def leave_it(self: Any, choose: object) -> None:
+        pass
+
+    provisioning.recover = leave_it
+
+
+def _no_forgetting() -> None:
+    """The device keeps what it last told a companion when that has left."""
+    server = importlib.import_module("bletoken_peripheral.gatt_server").GattServer
+    disconnected = server.disconnected
+
+    def remembering(self: Any, peer: str) -> None:
+        told = self._last_message.get(peer)
+        disconnected(self, peer)
+        if told is not None:
+            self._last_message[peer] = told
+
+    server.disconnected = remembering
+
+
+def _no_hanging_up() -> None:
+    """The companion goes on listening to MODE's events when it is done."""
+    events = importlib.import_module("bletoken_central.events").Events
+
+    async def stay(*_: object) -> None:
+        pass
+
+    events.__aexit__ = stay
 
 
 def _sync_no(kind: Callable[[int], bool]) -> None:
@@ -52,6 +132,13 @@ def _make_files_for_all() -> None:
 
 DEFENCES: dict[str, Callable[[], object]] = {
     "fsync": lambda: setattr(os, "fsync", lambda _: None),
+    "retry": _no_retry,
+    "same-answer": _no_same_answer,
+    "time-out": _no_time_out,
+    "sent-once": _sent_again,
+    "recovery": _no_recovery,
+    "forgetting": _no_forgetting,
+    "hanging-up": _no_hanging_up,
     "fsync-file": lambda: _sync_no(stat.S_ISREG),
     "fsync-folder": lambda: _sync_no(stat.S_ISDIR),
     "redeeming": _never_write_redeeming,

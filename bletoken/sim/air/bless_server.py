@@ -23,7 +23,7 @@ from bumble.data_types import (
     IncompleteListOf128BitServiceUUIDs,
 )
 from bumble.device import Connection, Device
-from bumble.hci import Address, Role
+from bumble.hci import Address, HCI_LE_Set_Scan_Response_Data_Command, Role
 
 from bletoken.errors import RadioUnavailableError
 from bletoken.sim.air.radio import AbandonedError, Operations, Radio, bumble_uuid
@@ -312,7 +312,7 @@ class AirServer(BaseBlessServer):  # type: ignore[misc]  # bless is not typed
             BlessError: The name is too long.
         """
         self.name = _checked_name(name)
-        await self._attempt(self._advertise())
+        await self._attempt(self._rename())
 
     async def disconnect_peer(self, peer: str) -> None:
         """End a peer's connection; does nothing when it has gone already."""
@@ -347,12 +347,23 @@ class AirServer(BaseBlessServer):  # type: ignore[misc]  # bless is not typed
             if on and self._is_wanted_on_air:
                 await device.start_advertising(
                     advertising_data=self._advertisement(),
-                    scan_response_data=bytes(AdvertisingData([CompleteLocalName(self.name)])),
+                    scan_response_data=self._scan_response(),
                     advertising_interval_min=_ADVERTISING_INTERVAL_MS,
                     advertising_interval_max=_ADVERTISING_INTERVAL_MS,
                 )
             else:
                 await device.stop_advertising()
+
+    async def _rename(self) -> None:
+        """Answer scanners with the name; the advert goes on as it is."""
+        async with self._advertising:
+            assert self._radio is not None
+            await self._radio.device.send_sync_command(
+                HCI_LE_Set_Scan_Response_Data_Command(scan_response_data=self._scan_response())
+            )
+
+    def _scan_response(self) -> bytes:
+        return bytes(AdvertisingData([CompleteLocalName(self.name)]))
 
     def _advertisement(self) -> bytes:
         kinds = AdvertisingData.Flags

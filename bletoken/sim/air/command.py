@@ -44,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--drop-after", metavar="N", type=int, help="every connection breaks after N packets (default never)"
     )
     parser.add_argument(
+        "--drop-share", metavar="SHARE", type=float, default=0.0, help="connections that break by themselves, 0 to 1"
+    )
+    parser.add_argument(
+        "--drop-within", metavar="N", type=int, default=20, help="those break after fewer packets than N (default 20)"
+    )
+    parser.add_argument(
         "--supervision-timeout-s", metavar="S", type=float, default=0.42, help="a silent peer is lost after (0.42)"
     )
     parser.add_argument("--seed", metavar="N", type=int, default=0, help="everything random comes from it")
@@ -77,6 +83,8 @@ async def _serve(args: argparse.Namespace) -> None:
         jitter_s=args.jitter_ms / 1000,
         advertising_loss=args.advertising_loss,
         drop_after=args.drop_after,
+        drop_share=args.drop_share,
+        drop_within=args.drop_within,
         supervision_timeout_s=args.supervision_timeout_s,
         seed=args.seed,
     )

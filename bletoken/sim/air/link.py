@@ -38,6 +38,8 @@ class LinkModel:
         jitter_s: Up to this much more delay, evenly distributed.
         advertising_loss: The share of advertising PDUs that a scanner misses, 0 to 1.
         drop_after: A connection breaks after this many L2CAP PDUs; None for never.
+        drop_share: The share of connections, made from now on, that break by themselves, 0 to 1.
+        drop_within: Those break after any number of L2CAP PDUs below this one, each as likely.
         supervision_timeout_s: How long an end waits in silence before it calls the connection lost. The default is
             Linux's.
         seed: Everything random here comes from it.
@@ -52,6 +54,8 @@ class LinkModel:
     jitter_s: float = 0.0
     advertising_loss: float = 0.0
     drop_after: int | None = None
+    drop_share: float = 0.0
+    drop_within: int = 20
     supervision_timeout_s: float = 0.42
     seed: int = 0
 
@@ -60,10 +64,13 @@ class LinkModel:
         for name in durations:
             if not 0 <= getattr(self, name) < math.inf:
                 raise UsageError(f"{name} must be a number of seconds, at least 0")
-        if not 0 <= self.advertising_loss <= 1:
-            raise UsageError("advertising_loss must be between 0 and 1")
+        for name in ("advertising_loss", "drop_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UsageError(f"{name} must be between 0 and 1")
         if self.drop_after is not None and self.drop_after < 0:
             raise UsageError("drop_after must be at least 0")
+        if self.drop_within < 1:
+            raise UsageError("drop_within must be at least 1")
 
 
 @dataclass
@@ -112,6 +119,7 @@ class AirConnection:
         peripheral: The advertiser's end.
         began_s: The loop's time when it began; also the anchor of its connection events.
         log: Its ATT traffic.
+        breaks_after: It breaks by itself after this many L2CAP PDUs; None for never.
         pdus: How many L2CAP PDUs it has carried.
         is_broken: Nothing is delivered any more; the supervision time-out is running.
         end_reason: The HCI reason it ended with, or None while it lives.
@@ -121,6 +129,7 @@ class AirConnection:
     central: Connection
     peripheral: Connection
     began_s: float
+    breaks_after: int | None = None
     log: AttLog = field(default_factory=AttLog)
     pdus: int = 0
     is_broken: bool = False
@@ -150,9 +159,12 @@ class AirLink(LocalLink):
         self._model = model or LinkModel()
         self.random = random.Random(self._model.seed)  # noqa: S311 - reproducible weather, no secret
         self.connections: deque[AirConnection] = deque(maxlen=_KEPT_CONNECTIONS)
+        # Numbers of their own: which connections break does not hang on how many adverts came before.
+        self._breakage = random.Random(self._model.seed)  # noqa: S311 - as above
         self._live: dict[tuple[Controller, int], AirConnection] = {}
         self._numbers = itertools.count(1)
-        self._handles = itertools.cycle(range(1, _MAX_CONNECTION_HANDLE + 1))
+        # Not `cycle`, which remembers all that it has gone through.
+        self._handles = (1 + number % _MAX_CONNECTION_HANDLE for number in itertools.count())
         self._corruptions: list[Corruption] = []
 
     @property
@@ -164,6 +176,7 @@ class AirLink(LocalLink):
     def model(self, model: LinkModel) -> None:
         if model.seed != self._model.seed:
             self.random.seed(model.seed)
+            self._breakage.seed(model.seed)
         self._model = model
 
     def corrupt(self, corruption: Corruption) -> None:
@@ -228,7 +241,7 @@ class AirLink(LocalLink):
             return
         connection, direction = found
         connection.pdus += 1
-        if self._model.drop_after is not None and connection.pdus > self._model.drop_after:
+        if any(end is not None and connection.pdus > end for end in (self._model.drop_after, connection.breaks_after)):
             self._break(connection)
             return
         receiver = connection.receiver(direction)
@@ -284,7 +297,11 @@ class AirLink(LocalLink):
         central = initiator.le_connections[packet.advertiser_address]
         advertiser.on_le_connect_ind(packet)
         peripheral = advertiser.le_connections[packet.initiator_address]
-        connection = AirConnection(next(self._numbers), central, peripheral, asyncio.get_running_loop().time())
+        breaks_after = None
+        if self._breakage.random() < self._model.drop_share:
+            breaks_after = self._breakage.randrange(self._model.drop_within)
+        began_s = asyncio.get_running_loop().time()
+        connection = AirConnection(next(self._numbers), central, peripheral, began_s, breaks_after)
         self.connections.append(connection)
         self._live[initiator, central.handle] = connection
         self._live[advertiser, peripheral.handle] = connection

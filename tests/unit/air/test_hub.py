@@ -1,6 +1,7 @@
 """The hub: weather, records, control, processes that come and go."""
 
 import asyncio
+import contextlib
 import json
 import math
 import signal
@@ -35,6 +36,8 @@ from bletoken.sim.air.link import LinkModel
         {"jitter_s": math.nan},
         {"advertising_loss": 1.1},
         {"drop_after": -1},
+        {"drop_share": 1.1},
+        {"drop_within": 0},
     ],
 )
 def test_a_model_that_cannot_be_is_refused(values: dict[str, Any]) -> None:
@@ -71,6 +74,32 @@ async def test_one_bit_of_one_pdu_is_flipped(air: Air) -> None:
         for _ in range(3):
             await client.write_gatt_char(TOKEN, b"\x00\x00", response=True)
     assert [value for _, _, value in air.peers.of("write")] == [b"\x00\x00", b"\x02\x00", b"\x00\x00"]
+
+
+async def broken_after(air: Air, connections: int) -> list[int | None]:
+    """After how many PDUs each of some connections broke; None for those that did not."""
+    for _ in range(connections):
+        client = await air.client()
+        with contextlib.suppress(BleakError):
+            async with client:
+                for _ in range(10):
+                    await client.read_gatt_char(HELLO)
+    made = list(air.hub.link.connections)[-connections:]
+    assert [connection.end_reason == 0x08 for connection in made] == [c.breaks_after is not None for c in made]
+    return [connection.breaks_after for connection in made]
+
+
+async def test_a_share_of_the_connections_breaks_early_and_the_same_ones_for_the_same_seed(air: Air) -> None:
+    seen = []
+    for seed in (1, 1, 2):
+        # Only a new seed starts the random numbers again.
+        air.hub.set_link(drop_share=0.5, drop_within=15, seed=0)
+        air.hub.set_link(seed=seed)
+        seen.append(await broken_after(air, 8))
+    assert seen[0] == seen[1] != seen[2]
+    broken = [count for count in seen[0] if count is not None]
+    assert 0 < len(broken) < 8
+    assert all(0 <= count < 15 for count in broken)
 
 
 # Records --------------------------------------------------------------------------------------------------------------

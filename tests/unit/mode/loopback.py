@@ -51,7 +51,7 @@ async def read_request(reader: asyncio.StreamReader) -> Heard:
 
 
 @contextlib.asynccontextmanager
-async def serve(*answers: bytes | Handler, tls: ssl.SSLContext | None = None) -> AsyncIterator[Loopback]:
+async def serve(*answers: bytes | Handler, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[Loopback]:
     """Gives one answer to each connection, the last one again and again."""
     heard = Loopback("")
     tasks: set[asyncio.Task[None]] = set()
@@ -76,7 +76,7 @@ async def serve(*answers: bytes | Handler, tls: ssl.SSLContext | None = None) ->
             with contextlib.suppress(OSError):
                 await writer.wait_closed()
 
-    server = await asyncio.start_server(connected, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(connected, "127.0.0.1", port, ssl=tls)
     scheme, port = "http" if tls is None else "https", server.sockets[0].getsockname()[1]
     heard.url = f"{scheme}://127.0.0.1:{port}"
     try:

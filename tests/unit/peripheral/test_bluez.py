@@ -15,6 +15,7 @@ from unit.peripheral.fake_bluez import ADVERT_MANAGER, CallError, FakeBlueZ
 from bletoken.errors import RadioUnavailableError, RemoteProtocolError
 from bletoken.protocol.wire import HELLO_UUID, SERVICE_UUID, STATUS_UUID, TOKEN_UUID
 from bletoken_peripheral import bluez as bluez_module
+from bletoken_peripheral import bluez_bus
 from bletoken_peripheral.gatt_server import GattServer
 
 A, B = "AA:AA:AA:AA:AA:AA", "BB:BB:BB:BB:BB:BB"
@@ -599,14 +600,20 @@ async def test_a_bluetoothd_killed_in_the_middle_of_a_registration_is_waited_for
     assert [advert["LocalName"] for advert in bluez.adverts.values()] == ["other"]
 
 
-async def test_a_bus_that_ends_is_the_end_of_the_radio(
-    bluez: FakeBlueZ, server: GattServer, companions: Companions
+async def test_a_bus_that_ends_is_the_end_of_the_radio_and_told_once(
+    bluez: FakeBlueZ, server: GattServer, companions: Companions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(bluez_module, "_FIRST_PAUSE_S", 0.001)
     bluez.appears(A)
     await companions.hear("connected 0")
+    tasks = server._server._tasks
     server._server.bus._sock.shutdown(2)
     await companions.hear("disconnected 0")
     await companions.hear("lost")
+    # Nothing is tried any more.
+    await asyncio.wait(tasks, timeout=10)
+    assert all(task.done() for task in tasks)
+    assert companions.told.count("lost") == 1
     server._mtus[companions.peers[0]] = 0
     server.send(companions.peers[0], b"anybody?")
 
@@ -704,7 +711,7 @@ async def test_a_second_peripheral_on_an_adapter_is_refused_until_the_first_ends
 async def test_a_bluetoothd_that_hangs_is_given_up(
     bluez: FakeBlueZ, companions: Companions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bluez_module, "_CALL_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(bluez_bus, "CALL_TIMEOUT_S", 0.05)
     bluez.hangs = {"RegisterApplication", "UnregisterApplication"}
     with pytest.raises(RadioUnavailableError, match="was not answered"):
         async with GattServer("system", NAME, companions):

@@ -12,7 +12,7 @@ import asyncio, enum, sys, types
 import cbor2, cryptography.hazmat.primitives.asymmetric.x25519, cryptography.hazmat.primitives.ciphers.aead, httpx
 
 sys.platform, calls = sys.argv[1], []
-for name in ("bletoken_peripheral.bluez", "bletoken_peripheral.bluez_objects", "dbus_next", "dbus_fast"):
+for name in (*(f"bletoken_peripheral.bluez{part}" for part in ("", "_bus", "_objects")), "dbus_next", "dbus_fast"):
     sys.modules[name] = None  # Whoever imports it gets an ImportError.
 if sys.platform == "win32":
     sys.modules["fcntl"] = None
