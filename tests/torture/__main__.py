@@ -29,31 +29,35 @@ def main() -> int:
         parser.error(f"no such family: {', '.join(sorted(unknown))} (there are {', '.join(FAMILIES)})")
     # What the virtual radio's library says when a program on it is killed.
     logging.getLogger("bumble").setLevel(logging.CRITICAL)
-    rows, untried = [], []
+    rows = []
     with tempfile.TemporaryDirectory(prefix="bletoken-torture-") as folder:
         for name in arguments.families or FAMILIES:
             family: Family = importlib.import_module(f"torture.{name}")  # type: ignore[assignment]
             plan = Plan(Path(folder, name), arguments.seed, arguments.quick, arguments.without, arguments.only)
             plan.folder.mkdir()
-            try:
-                rows.append(asyncio.run(run(family, plan)))
-            except NotPossibleError as error:
-                untried.append(name)
-                print(f"\n{name}: not tried: {error}", file=sys.stderr)
+            rows.append(asyncio.run(run(family, plan)))
     print(json.dumps([row.to_json() for row in rows]) if arguments.json else table(rows))
-    return 1 if untried or any(row.bad for row in rows) else 0
+    return 1 if any(row.bad or row.untried for row in rows) else 0
 
 
 async def run(family: Family, plan: Plan) -> Row:
     """Run one family, with its progress on standard error."""
     row = Row(family.NAME, plan.seed)
+    try:
+        await _fill(row, family, plan)
+    except NotPossibleError as error:
+        row.untried = str(error)
+        print(f"\n{family.NAME}: not all was tried: {error}", file=sys.stderr)
+    print(file=sys.stderr)
+    return row
+
+
+async def _fill(row: Row, family: Family, plan: Plan) -> None:
     async for trial in family.trials(plan):
         row.trials.append(trial)
         if trial.result is not Result.SURVIVED:
             print(f"\r{family.NAME}: {trial.fault}: {trial.result}: {trial.detail}", file=sys.stderr)
         print(f"\r{family.NAME}: {len(row.trials)} tried, {len(row.bad)} bad ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return row
 
 
 if __name__ == "__main__":
