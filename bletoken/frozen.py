@@ -16,7 +16,7 @@ def frozen(cls: type[T]) -> type[T]:
         # Else it is made of the signature, which takes longer than all the rest.
         cls.__doc__ = cls.__name__
     made: Any = dataclasses.dataclass(init=False, repr=False, eq=False, slots=True)(cls)
-    for method in (_init, _repr, _eq, _hash, _setattr, _delattr):
+    for method in (_init, _repr, _eq, _hash, _setattr, _delattr, _getstate, _setstate):
         name = f"_{method.__name__}__"
         if name not in cls.__dict__:
             setattr(made, name, method)
@@ -73,3 +73,13 @@ def _setattr(self: object, name: str, _: object) -> NoReturn:
 
 def _delattr(self: object, name: str) -> NoReturn:
     raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _getstate(self: Any) -> list[object]:  # noqa: ANN401 any of them
+    """What is copied and pickled."""
+    return [getattr(self, field.name) for field in dataclasses.fields(self)]
+
+
+def _setstate(self: Any, state: list[object]) -> None:  # noqa: ANN401 any of them
+    for field, value in zip(dataclasses.fields(self), state, strict=True):
+        object.__setattr__(self, field.name, value)

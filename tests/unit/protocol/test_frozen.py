@@ -1,12 +1,16 @@
 """Frozen dataclasses, beside the standard library's."""
 
+import copy
 import dataclasses
+import os
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from bletoken.frozen import frozen
+from bletoken.protocol import setup_code
 
 
 def make(decorate: Callable[[type], type]) -> Any:
@@ -46,6 +50,14 @@ def test_it_is_made_compared_and_shown_as_a_standard_one(thing: Any) -> None:
     match one:
         case thing(size, secret):
             assert (size, secret) == (1, "hidden")
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda one: pickle.loads(pickle.dumps(one))])
+def test_it_can_be_copied_and_pickled(copied: Callable[[Any], Any]) -> None:
+    # A class that pickle finds by its name.
+    one = setup_code.Label.generate(os.urandom, with_pin=True)
+    assert copied(one) == one
+    assert copied(one).qr.secret == one.qr.secret
 
 
 def test_subclasses_are_other_than_their_parents() -> None:
