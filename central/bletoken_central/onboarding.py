@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from bletoken.errors import (
     CloudError,
+    CloudNoAnswerError,
     CloudRefusedError,
     NotInHomeError,
     NotSignedInError,
@@ -58,6 +59,8 @@ if TYPE_CHECKING:
     from bletoken.mode.models import Device
     from bletoken.mode.user_api import UserApi
 
+T = TypeVar("T")
+
 DEFAULT_MODE_URL: Final = "https://api.tinkermode.com"
 """MODE's own API."""
 
@@ -71,6 +74,9 @@ _LATEST: Final = 2**32
 """A second that every platform can show as a date; what a device tells is not to be trusted."""
 
 _HOME_LOOKS: Final = 4
+_PAUSES_S: Final = (0.5, 1.0)
+"""Seconds before MODE is asked once more what may be asked again, where no usable answer came."""
+
 _LONGEST_NOTE_S: Final = 30 * 86400
 _MOST_RECOVERIES: Final = 2
 
@@ -357,7 +363,7 @@ class Companion:
         api = self._signed_in()
         home = await _only_home(api) if home_id is None else home_id
         async with Events(api) as events:
-            looking = asyncio.create_task(api.devices(home))
+            looking = asyncio.create_task(_patiently(lambda: api.devices(home)))
             try:
                 claim_code, until = await ask(looking)
                 known = frozenset(device.id for device in await looking)
@@ -424,7 +430,7 @@ class _Provisioning:
                 continue
             if note.outcome_unknown:
                 try:
-                    orphan = note.orphan(await self._api.devices(note.home_id))
+                    orphan = note.orphan(await self._devices(note.home_id))
                     if orphan is not None:
                         await self._remove(orphan.id)
                 except NotSignedInError:
@@ -465,11 +471,15 @@ class _Provisioning:
         """
         assert self._note is not None, "an outcome is unknown only of a token that was asked for"
         self._watch.report(Progress(Step.RECOVERING))
-        self._note = replace(self._note, outcome_unknown=True)
-        self._notes.keep(self._note)
+        self._note = note = replace(self._note, outcome_unknown=True)
+        self._notes.keep(note)
+        # A removal without an answer is harmless to repeat, because the home is looked into each time.
+        await _patiently(lambda: self._remove_what_came_of(note, choose))
+
+    async def _remove_what_came_of(self, note: Note, choose: Choose | None) -> None:
         devices = await self._api.devices(self._home_id)
-        newcomers = self._note.newcomers(devices)
-        orphan = self._note.orphan(devices)
+        newcomers = note.newcomers(devices)
+        orphan = note.orphan(devices)
         if orphan is not None:
             await self._remove(orphan.id)
         elif newcomers:
@@ -484,19 +494,20 @@ class _Provisioning:
         else:
             # Nothing came of the token so far. It may still, until it expires; the note makes the next run look.
             return
-        self._notes.forget(self._note)
+        self._notes.forget(note)
 
     async def _remove(self, device_id: int) -> None:
         self._watch.report(Progress(Step.RECOVERING, f"removing device {device_id}, whose key nobody has"))
         await self._api.delete_device(device_id)
 
     async def _ask_token(self, events: Events) -> Token:
-        devices = await self._api.devices(self._home_id)
+        devices = await self._devices(self._home_id)
         tag = secrets.token_hex(16)
         self._note = new_note(tag, self._mode_url, self._home_id, self._device_class, devices)
         self._notes.keep(self._note)
         try:
-            issued = await self._api.start_provisioning(self._home_id, self._device_class, tag)
+            # A token that nobody got brings no device, so asking for another is harmless.
+            issued = await _patiently(lambda: self._api.start_provisioning(self._home_id, self._device_class, tag))
         except NotSignedInError:
             raise
         except CloudRefusedError as e:
@@ -515,9 +526,12 @@ class _Provisioning:
         await events.ready()
         return Token(issued.token, issued.expires_at)
 
+    async def _devices(self, home_id: int) -> "list[Device]":
+        return await _patiently(lambda: self._api.devices(home_id))
+
     async def _device_in_home(self, device_id: int) -> "Device":
         for look in range(_HOME_LOOKS):
-            for device in await self._api.devices(self._home_id):
+            for device in await self._devices(self._home_id):
                 if device.id == device_id:
                     return await self._tagged(device)
             await asyncio.sleep(0.25 * 2**look)
@@ -559,6 +573,19 @@ class _Stopwatch:
             name = self._step.name.lower()
             self._elapsed[name] = self._elapsed.get(name, 0) + now - self._since
         self._since = now
+
+
+async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask MODE what may be asked again even where no usable answer came.
+
+    Raises:
+        CloudError: How the last try ended.
+    """
+    for pause_s in _PAUSES_S:
+        with contextlib.suppress(CloudNoAnswerError):
+            return await ask()
+        await asyncio.sleep(pause_s)
+    return await ask()
 
 
 async def _only_home(api: "UserApi") -> int:

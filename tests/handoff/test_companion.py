@@ -128,6 +128,42 @@ async def test_recovery_ends_after_two_tries(alone: Bench) -> None:
     assert await alone.devices_in_home() == []
 
 
+PASSING = {
+    "before the token": ("GET /devices", 0),
+    "the token": ("POST /homes/{id}/deviceProvisioning", 0),
+    "recovering": ("GET /devices", 1),
+    "removing": ("DELETE /devices/{id}", 0),
+    "in the home": ("GET /devices", 3),
+}
+"""Which request of a `provision` that has to recover gets no answer: the endpoint, and how many of its requests do."""
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("request_of", PASSING)
+async def test_what_may_be_asked_again_is_asked_again_when_no_answer_comes(
+    alone: Bench, request_of: str, when: Any
+) -> None:
+    device = alone.device()
+    await device.start()
+    endpoint, answered = PASSING[request_of]
+    alone.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+    good = [Fault(count=answered)] if answered else []
+    alone.mode.faults.arm(endpoint, *good, Fault(drop=when, count=1))
+    outcome = await alone.provision(device.label.qr)
+    assert outcome.exit_code == 0, outcome
+    assert await alone.devices_in_home() == [outcome.device_id]
+    dropped = [request for request in alone.mode.log.requests(endpoint) if request.fault == "drop"]
+    assert len(dropped) == 1
+
+
+async def test_a_claim_goes_on_when_the_home_cannot_be_seen_at_first(alone: Bench) -> None:
+    device = await alone.pre_provisioned()
+    await device.start()
+    alone.mode.faults.arm("GET /devices", Fault(drop="before", count=1))
+    outcome = await alone.claim(device.label.qr)
+    assert outcome.exit_code == 0, outcome
+
+
 async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_it_has_expired(
     alone: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

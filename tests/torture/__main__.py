@@ -1,4 +1,4 @@
-"""`scripts/torture`: every family of faults, one table; exit code 1 if anything was lost, doubled or hung."""
+"""`scripts/torture`: every family of faults, one table; exit code 1 if any was not tried, or not survived."""
 
 import argparse
 import asyncio
@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from torture.plan import Family, Plan
+from torture.plan import Family, NotPossibleError, Plan
 from torture.report import Result, Row, table
 
 FAMILIES = ("killed", "power", "storage", "cloud", "link", "soak")
@@ -37,19 +37,27 @@ def main() -> int:
             plan.folder.mkdir()
             rows.append(asyncio.run(run(family, plan)))
     print(json.dumps([row.to_json() for row in rows]) if arguments.json else table(rows))
-    return 1 if any(row.bad for row in rows) else 0
+    return 1 if any(row.bad or row.untried for row in rows) else 0
 
 
 async def run(family: Family, plan: Plan) -> Row:
     """Run one family, with its progress on standard error."""
     row = Row(family.NAME, plan.seed)
+    try:
+        await _fill(row, family, plan)
+    except NotPossibleError as error:
+        row.untried = str(error)
+        print(f"\n{family.NAME}: not all was tried: {error}", file=sys.stderr)
+    print(file=sys.stderr)
+    return row
+
+
+async def _fill(row: Row, family: Family, plan: Plan) -> None:
     async for trial in family.trials(plan):
         row.trials.append(trial)
         if trial.result is not Result.SURVIVED:
             print(f"\r{family.NAME}: {trial.fault}: {trial.result}: {trial.detail}", file=sys.stderr)
         print(f"\r{family.NAME}: {len(row.trials)} tried, {len(row.bad)} bad ", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
-    return row
 
 
 if __name__ == "__main__":

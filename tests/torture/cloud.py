@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from handoff.bench import Bench, Device, InProcess, Outcome, open_bench
-from torture.hostile import Arrange, Place
+from torture.hostile import Arrange, Place, failing
 from torture.plan import Plan
 from torture.report import Result, Trial
 from torture.workers import Case, Workers
@@ -22,7 +22,7 @@ from bletoken.sim.cloud.faults import Fault
 from bletoken_peripheral.redemption import Phase
 
 NAME = "cloud"
-DEFENCES = ("time-out", "sent-once", "recovery")
+DEFENCES = ("time-out", "sent-once", "recovery", "patience")
 
 RETRY_S = 20
 """Seconds for which these devices try to reach MODE with one token, unless a row says otherwise."""
@@ -194,6 +194,7 @@ class Provisioned:
         exit_code: What the call ends with.
         posts: How many times tokens are redeemed.
         words: Of the message.
+        also: What else is wrong.
         settings: Of the local MODE.
     """
 
@@ -203,13 +204,14 @@ class Provisioned:
     exit_code: int
     posts: int
     words: str = ""
+    also: dict[str, list[Fault]] = field(default_factory=dict)
     settings: dict[str, Any] = field(default_factory=dict)
 
     async def try_on(self, bench: Bench) -> None:
         device = bench.device(retry_s=RETRY_S)
         await device.start()
-        bench.mode.faults.arm("POST /devices", self.fault)
-        outcome = await bench.provision(device.label.qr)
+        async with failing(redeem=[self.fault], **self.also)(bench):
+            outcome = await bench.provision(device.label.qr)
         bench.mode.faults.clear()
         in_home = await bench.devices_in_home()
         if len(in_home) > 1 or len(bench.redemptions) > self.posts:
@@ -224,6 +226,42 @@ class Provisioned:
             raise Problem(Result.LOST, f"in the home: {in_home}")
         else:
             await provisioned(bench, device)
+
+
+@dataclass(frozen=True)
+class Claimed:
+    """`claim` while something is wrong with MODE: it has to come to a claimed device, or to none.
+
+    Attributes:
+        faults: What is wrong.
+        exit_code: What the call ends with.
+    """
+
+    kind: str
+    name: str
+    faults: dict[str, list[Fault]]
+    exit_code: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+    async def try_on(self, bench: Bench) -> None:
+        device = await bench.pre_provisioned(retry_s=RETRY_S)
+        await device.start()
+        async with failing(**self.faults)(bench):
+            outcome = await bench.claim(device.label.qr)
+        bench.mode.faults.clear()
+        bench.mode.faults.release()
+        if outcome.exit_code != self.exit_code:
+            raise Problem(Result.LOST, f"exit code {outcome.exit_code} ({outcome.message}), not {self.exit_code}")
+        if outcome.exit_code == 0:
+            await device.saw("provisioned")
+            await check_provisioned(bench, device, outcome, set())
+            return
+        if in_home := await bench.devices_in_home():
+            raise Problem(Result.LOST, f"in the home: {in_home}")
+        outcome = await bench.claim(device.label.qr)
+        if outcome.exit_code != 0:
+            raise Problem(Result.LOST, f"once the trouble was over: exit code {outcome.exit_code} ({outcome.message})")
+        await check_provisioned(bench, device, outcome, set())
 
 
 @dataclass(frozen=True)

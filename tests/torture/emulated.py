@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
 from handoff.bench import until
+from torture.plan import NotPossibleError
 
 PROJECT = Path(__file__).parents[2]
 INIT = Path(__file__).with_name("machine") / "init"
@@ -32,6 +33,18 @@ BOOT_S = 180
 def missing() -> str:
     """What there is not of all that it needs."""
     return ", ".join(tool for tool in TOOLS if shutil.which(tool, path=_PATH) is None)
+
+
+def _kernel() -> Path:
+    """The folder of a stock Debian kernel.
+
+    Raises:
+        NotPossibleError: None can be had.
+    """
+    found = subprocess.run(["scripts/kernel"], cwd=PROJECT, check=False, capture_output=True, text=True)
+    if found.returncode != 0:
+        raise NotPossibleError(f"no machine can be cut: {found.stderr.strip()}")
+    return Path(found.stdout.strip())
 
 
 class Machine:
@@ -53,9 +66,7 @@ class Machine:
         self._files: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._qemu: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._kernel = Path(
-            subprocess.run(["scripts/kernel"], cwd=PROJECT, check=True, capture_output=True, text=True).stdout.strip()
-        )
+        self._kernel = _kernel()
         self._make_disk(devices)
         self._make_root()
 

@@ -42,19 +42,26 @@ class Place:
 Arrange = Callable[[Bench], AbstractAsyncContextManager[Place]]
 
 
+ENDPOINTS = {
+    "redeem": "POST /devices",
+    "auth": "GET /auth",
+    "event": "PUT /devices/{id}/event",
+    "register": "POST /deviceRegistration",
+    "look": "GET /devices/{id}",
+    "token": "POST /homes/{id}/deviceProvisioning",
+    "home": "GET /devices",
+    "remove": "DELETE /devices/{id}",
+    "events": "GET /userSession/websocket",
+}
+"""What the two sides ask of MODE, by short names. A token is redeemed, and a device claimed, with the first."""
+
+
 def failing(**faults: list[Fault]) -> Arrange:
     """The local MODE, with faults."""
-    endpoints = {
-        "redeem": "POST /devices",
-        "auth": "GET /auth",
-        "event": "PUT /devices/{id}/event",
-        "token": "POST /homes/{id}/deviceProvisioning",
-        "events": "GET /userSession/websocket",
-    }
 
     @asynccontextmanager
     async def arrange(bench: Bench) -> AsyncIterator[Place]:
-        bench.mode.faults.replace({endpoints[name]: several for name, several in faults.items()})
+        bench.mode.faults.replace({ENDPOINTS[name]: several for name, several in faults.items()})
         yield Place(lambda: len(bench.redemptions))
 
     return arrange

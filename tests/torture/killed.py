@@ -5,6 +5,7 @@ did not carry it out, after it that it did and the program never knew.
 """
 
 import asyncio
+import contextlib
 import random
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -12,18 +13,24 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from handoff.bench import Bench, Device, Processes, open_bench
+from handoff.bench import Bench, Device, Outcome, Processes, open_bench, until
 from torture import programs, sabotage, trace
 from torture.plan import Plan, side_by_side
 from torture.report import Result, Trial
 from torture.trace import Call, Injection, Trace
-from torture.verdict import judge
+from torture.verdict import issued, judge
+
+from bletoken.protocol.wire import Provision
+from bletoken_peripheral.redemption import Event, Journal
+from bletoken_peripheral.store import JOURNAL_FILE
 
 NAME = "killed"
 DEFENCES = ("redeeming",)
 
 _TRIES = 4
 """Hand-offs in which to meet one call: packets are not always in the same order."""
+
+_SAMPLE = 10
 
 _LATE_S = 3
 """Seconds that a kill may take after the companion's end, while the device still writes."""
@@ -63,11 +70,11 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
 
 
 def _sample(kills: list[Kill], choice: random.Random) -> list[Kill]:
-    """One for each side and kind of call."""
+    """One for each kind of call of either side, as many as there is time for."""
     kinds: dict[tuple[str, str], list[Kill]] = {}
     for kill in kills:
         kinds.setdefault((kill.who, kill.call.name), []).append(kill)
-    return [choice.choice(kind) for kind in kinds.values()]
+    return choice.sample([choice.choice(kind) for kind in kinds.values()], min(_SAMPLE, len(kinds)))
 
 
 async def _kills(plan: Plan) -> list[Kill]:
@@ -88,13 +95,60 @@ async def _kills(plan: Plan) -> list[Kill]:
                 assert (await providing).exit_code == 0
             await device.saw("companion left")
             await trace.quiet(device_pid)
-    return [
-        Kill(who, moment, call)
-        for who, calls in (("device", of_device.calls), ("companion", of_companion.calls))
-        for call in calls
-        if _is_relevant(call, folder)
-        for moment in _MOMENTS
-    ]
+    sides = {
+        "device": [call for call in of_device.calls if _is_relevant(call, folder)],
+        "companion": [call for call in of_companion.calls if _is_relevant(call, folder)],
+        "restarting device": await _restart(plan),
+    }
+    return [Kill(who, moment, call) for who, calls in sides.items() for call in calls for moment in _MOMENTS]
+
+
+async def _restart(plan: Plan) -> list[Call]:
+    """What a device does to its files that starts after it was killed in the middle of a request to MODE."""
+    folder = plan.folder / "restarted"
+    folder.mkdir()
+    async with _interrupted(plan, folder) as (bench, device, providing):
+        pid = await programs.stopped_pid(folder / "device-pid")
+        async with trace.attached(pid, names=trace.FILES, paths=_files(device)) as seen:
+            programs.go_on(pid)
+            assert (await programs.again(bench, device, providing)).exit_code == 0
+            # Once the file and the folder are synced, what follows is a hand-off like any other.
+            _, folder_synced, *_ = (number for number, call in enumerate(seen.calls) if call.name == "fsync")
+            return seen.calls[: folder_synced + 1]
+
+
+def _files(device: Device) -> list[Path]:
+    state = device.folder.path
+    return [state, state / JOURNAL_FILE, state / f".{JOURNAL_FILE}.new"]
+
+
+@contextlib.asynccontextmanager
+async def _interrupted(plan: Plan, folder: Path) -> AsyncIterator[tuple[Bench, Device, asyncio.Task[Outcome]]]:
+    """A device, stopped before it starts, that was asking MODE; a companion that waits for it; MODE has the request."""
+    command = programs.stopped(sabotage.command(plan.without, "bletoken_peripheral"), folder / "device-pid")
+    async with open_bench(programs.DeviceProgram(command), folder) as bench:
+        device = bench.device()
+        providing = asyncio.create_task(bench.provision(device.label.qr, find_s=120))
+        await until(lambda: issued(bench))
+        (token,) = issued(bench)
+        (await bench.client.post("/devices", json={"token": token})).raise_for_status()
+        device.folder.write_journal(Journal.begin(Provision(token, 600, 0)).after(Event.SENDING))
+        device.running = await bench.programs.start_device(device)
+        yield bench, device, providing
+
+
+async def _restarting_device_killed(plan: Plan, kill: Kill, folder: Path) -> tuple[Call | None, Trial | None]:
+    async with _interrupted(plan, folder) as (bench, device, providing):
+        pid = await programs.stopped_pid(folder / "device-pid")
+        async with trace.attached(pid, kill.injection, names=trace.FILES, paths=_files(device)) as seen:
+            programs.go_on(pid)
+            if not await _died(seen, providing):
+                return None, None
+            await device.running.process.wait()
+        bench.programs = programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
+        if refusal := await programs.refusal(device):
+            return seen.calls[-1], Trial(str(kill), Result.LOST, f"the device does not start again: {refusal}")
+        return await _judged(kill, seen, bench, device, providing)
 
 
 def _is_relevant(call: Call, folder: Path) -> bool:
@@ -108,7 +162,11 @@ def _is_relevant(call: Call, folder: Path) -> bool:
 
 async def _trial(plan: Plan, kill: Kill, number: int) -> Trial | None:
     """None where every hand-off was over before the call came."""
-    run = _device_killed if kill.who == "device" else _companion_killed
+    run = {
+        "device": _device_killed,
+        "companion": _companion_killed,
+        "restarting device": _restarting_device_killed,
+    }[kill.who]
     tries = 1 if plan.quick else _TRIES
     for attempt in range(tries):
         folder = plan.folder / f"{number}-{attempt}"

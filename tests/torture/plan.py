@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,10 @@ class Plan:
         return self.only in fault
 
 
+class NotPossibleError(Exception):
+    """A family cannot be tried on this machine; the message says why."""
+
+
 class Family(Protocol):
     """A module with one kind of trouble."""
 
@@ -48,9 +53,10 @@ class Family(Protocol):
         """Try one fault after the other."""
 
 
-async def side_by_side(trials: Iterable[Callable[[], Awaitable[T]]], most: int = 2) -> AsyncIterator[T]:
+async def side_by_side(trials: Iterable[Callable[[], Awaitable[T]]]) -> AsyncIterator[T]:
     """Try faults, as many at a time as there are processors for; each comes when it is done."""
     waiting = iter(trials)
+    most = int(os.environ.get("BLETOKEN_TEST_PROCESSES") or os.cpu_count() or 1)
     running = {asyncio.ensure_future(trial()) for trial in itertools.islice(waiting, most)}
     try:
         while running:

@@ -6,7 +6,6 @@ from the calls of a recorded hand-off: see `disk`. The companion and MODE are re
 
 import asyncio
 import random
-import sys
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 from handoff.bench import Bench, Device, InProcess, Processes, open_bench, until
 from torture import emulated, programs, sabotage, trace
 from torture.disk import Disk, State
-from torture.plan import Plan, side_by_side
+from torture.plan import NotPossibleError, Plan, side_by_side
 from torture.report import Result, Trial
 from torture.trace import Call
 from torture.verdict import issued, judge
@@ -200,8 +199,7 @@ def _notes_after_cuts(plan: Plan, recorded: Recorded) -> Iterator[Trial]:
 async def _machine_cuts(plan: Plan) -> AsyncIterator[Trial]:
     """A machine is cut at random moments of hand-offs, and booted again on its disk."""
     if why := emulated.missing():
-        print(f"{NAME}: no machine is cut, as this is not here: {why}", file=sys.stderr)
-        return
+        raise NotPossibleError(f"no machine can be cut without {why}")
     folder = plan.folder / "machine"
     folder.mkdir()
     choice = random.Random(plan.seed)

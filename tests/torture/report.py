@@ -38,11 +38,19 @@ class Trial:
 
 @dataclass
 class Row:
-    """One family's line of the table, while it grows."""
+    """One family's line of the table, while it grows.
+
+    Attributes:
+        family: Its name.
+        seed: What everything was chosen from.
+        trials: What came of each fault so far.
+        untried: Why some faults could not be tried on this machine; empty if all were.
+    """
 
     family: str
     seed: int
     trials: list[Trial] = field(default_factory=list)
+    untried: str = ""
 
     @property
     def counts(self) -> Counter[Result]:

@@ -68,6 +68,11 @@ def _no_recovery() -> None:
     provisioning.recover = leave_it
 
 
+def _no_patience() -> None:
+    """The companion asks MODE for nothing twice."""
+    importlib.import_module("bletoken_central.onboarding")._PAUSES_S = ()
+
+
 def _no_forgetting() -> None:
     """The device keeps what it last told a companion when that has left."""
     server = importlib.import_module("bletoken_peripheral.gatt_server").GattServer
@@ -137,6 +142,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "time-out": _no_time_out,
     "sent-once": _sent_again,
     "recovery": _no_recovery,
+    "patience": _no_patience,
     "forgetting": _no_forgetting,
     "hanging-up": _no_hanging_up,
     "fsync-file": lambda: _sync_no(stat.S_ISREG),

@@ -22,7 +22,7 @@ from typing import Any, Protocol
 from handoff.bench import Bench, Device, InProcess, open_bench
 from torture.plan import Plan
 from torture.report import Result, Trial
-from torture.workers import Case, Workers
+from torture.workers import HANG_S, Case, Workers
 
 from bletoken.errors import DeviceCloudError, OutcomeUnknownError, TokenRefusedError
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
@@ -96,7 +96,8 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
     cases = []
     for kind, rounds in (QUICK_ROUNDS if plan.quick else ROUNDS).items():
         hand_offs = rounds * KINDS[kind].hand_offs
-        cases.append(Case(f"{hand_offs:,} hand-offs, {kind}", soaked, (kind, rounds), plan.seed))
+        name = f"{hand_offs:,} hand-offs, {kind}"
+        cases.append(Case(name, soaked, (kind, rounds), plan.seed, hang_s=hand_offs * HANG_S))
     async with Workers.started(plan) as workers:
         async for trial in workers.trials(cases):
             yield trial
@@ -157,7 +158,7 @@ def _verdict(fault: str, hand_offs: "array[float]", counts: "list[array[float]]"
             grown.append(text)
     if grown:
         return Trial(fault, Result.LOST, f"grew in the second half: {', '.join(grown)}")
-    return Trial(fault, Result.SURVIVED, f"at the end, and more than halfway: {', '.join(said)}")
+    return Trial(fault, Result.SURVIVED, f"at the end, and more than halfway through: {', '.join(said)}")
 
 
 # How to begin anew --------------------------------------------------------------------------------------------------

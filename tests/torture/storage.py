@@ -54,7 +54,7 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
     jobs: list[tuple[str, Job]] = []
     # Of each kind, how many a sample has.
     for kind, sample in (
-        (await _failing_calls(plan), 6),
+        (await _failing_calls(plan), 4),
         (_full_disks(plan), 2),
         (_damaged_and_mended(plan), 2),
         (_privacies(plan), 1),

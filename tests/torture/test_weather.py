@@ -90,6 +90,7 @@ async def test_the_same_seed_gives_the_same_hand_off_to_the_last_digit(tmp_path:
         (cloud, "silence: no answer after", "time-out", {Result.LOST}),
         (cloud, "5xx: status 502", "sent-once", {Result.DOUBLED}),
         (cloud, "removed: half an answer, once", "recovery", {Result.DOUBLED}),
+        (cloud, "removed all the same: home: no answer", "patience", {Result.LOST}),
         (link, "token, MTU 247: broken after packet 1", "retry", {Result.LOST}),
         (link, "token, MTU 247: broken after packet 1", "same-answer", {Result.LOST}),
         (soak, "claims", "hanging-up", {Result.LOST}),

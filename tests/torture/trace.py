@@ -14,6 +14,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from torture.plan import NotPossibleError
+
 FILES = ("openat", "mkdir", "write", "fsync", "rename", "unlink")
 """The calls that change what is on a disk, or make it last."""
 
@@ -26,10 +28,6 @@ _STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"')
 _OPEN_FILE = re.compile(r"^(\d+)<([^>]*)>")
 _NOTE = re.compile(r"[0-9a-f]{32}")
 _PORT = re.compile(r"sin_port=htons\((\d+)\)")
-
-
-class NoStraceError(Exception):
-    """strace cannot be had, or may not look at a program here."""
 
 
 @dataclass(frozen=True)
@@ -177,10 +175,10 @@ async def attached(
         paths: The files to look at alone; no other call is counted then.
 
     Raises:
-        NoStraceError: That is not possible here.
+        NotPossibleError: That is not possible here.
     """
     if shutil.which("strace") is None:
-        raise NoStraceError("strace is not installed; let root run: apt-get install strace")
+        raise NotPossibleError("strace is not installed; let root run: apt-get install strace")
     words = ["-p", str(pid), "-y", "-xx", "-s", "65536", "-e", f"trace={','.join(names)}"]
     words += [word for path in paths for word in ("-P", str(path))]
     words += [word for injection in injections for word in ("-e", str(injection))]
@@ -191,7 +189,7 @@ async def attached(
     first = (await strace.stderr.readline()).decode()
     if "attached" not in first:
         await strace.wait()
-        raise NoStraceError(f"strace cannot look at a program here: {first.strip()}")
+        raise NotPossibleError(f"strace cannot look at a program here: {first.strip()}")
     trace = Trace(pid)
     reading = asyncio.create_task(_read(strace, trace))
     try:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import timedelta
 from email.utils import formatdate
 
-from torture.cloud import AtTheCompanion, Decided, Decision, Provisioned, Row
+from torture.cloud import AtTheCompanion, Claimed, Decided, Decision, Provisioned, Row
 from torture.hostile import Arrange, at, certified, closed, failing, full, late, misdirecting, playing, saying
 from torture.warp import BEGAN_AT
 from unit.mode.loopback import Handler, answer, read_request, reset
@@ -324,6 +324,32 @@ def provisioned() -> Iterator[Row]:
     )
 
 
+def bad_days() -> Iterator[Row]:
+    """What fails in passing while something else has failed: what may be asked again is."""
+    well, lost = Fault(count=1), Fault(drop="after", count=1)
+    for name, fault in _passing():
+        home = {"home": [well, fault]}
+        yield Provisioned("removed all the same", f"home: {name}", lost, exit_code=0, posts=2, also=home)
+        yield Provisioned(
+            "removed all the same", f"removal: {name}", lost, exit_code=0, posts=2, also={"remove": [fault]}
+        )
+        yield Provisioned("seen all the same", f"home: {name}", well, exit_code=0, posts=1, also=home)
+        yield Provisioned("asked all the same", f"home: {name}", well, exit_code=0, posts=1, also={"home": [fault]})
+        yield Provisioned("asked all the same", f"token: {name}", well, exit_code=0, posts=1, also={"token": [fault]})
+        for endpoint in ("register", "redeem", "look", "event", "home"):
+            yield Claimed("claimed all the same", f"{endpoint}: {name}", {endpoint: [fault]})
+    for status, reason, exit_code in (
+        (403, "MATCHING_DEVICE_ONLY", 29),
+        (403, "DEVICE_ALREADY_IN_HOME", 11),
+        (401, "", 21),
+    ):
+        refused = Fault(error=ErrorAnswer(status=status, reason=reason), count=1)
+        yield Claimed("not claimed", f"registration: {status} {reason}", {"register": [refused]}, exit_code)
+    for status, reason, exit_code in ((404, "NOT_FOUND", 28), (403, "DEVICE_NOT_CLAIMABLE", 27), (401, "", 17)):
+        refused = Fault(error=ErrorAnswer(status=status, reason=reason), count=1)
+        yield Claimed("not claimed", f"claim: {status} {reason}", {"redeem": [refused]}, exit_code)
+
+
 def at_the_companion() -> Iterator[Row]:
     for status, exit_code in {
         400: 30,
@@ -408,6 +434,7 @@ ROWS: dict[str, Row] = {
         readable(),
         afterwards(),
         provisioned(),
+        bad_days(),
         at_the_companion(),
     )
 }

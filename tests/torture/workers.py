@@ -50,6 +50,7 @@ class Case:
         arguments: More about it.
         seed: What comes from chance in it comes from this.
         settle_s: See `warp.run`.
+        hang_s: See `HANG_S`.
     """
 
     fault: str
@@ -57,13 +58,14 @@ class Case:
     arguments: tuple[Any, ...] = ()
     seed: int = 0
     settle_s: float = 0.0
+    hang_s: float = HANG_S
 
     def run(self, folder: Path) -> Trial:
         """Try it, in this process."""
         try:
             with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else folder) as own:
                 world = self.world(Path(own), self.fault, *self.arguments)
-                return warp.run(_watched(world), self.seed, settle_s=self.settle_s)
+                return warp.run(_watched(world, self.hang_s), self.seed, settle_s=self.settle_s)
         except (TimeoutError, warp.StandstillError) as error:
             return Trial(self.fault, Result.HUNG, str(error) or "it came to no end")
         except AssertionError as error:
@@ -74,10 +76,10 @@ class Case:
             return Trial(self.fault, Result.LOST, f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
 
 
-async def _watched(world: Coroutine[Any, Any, Trial]) -> Trial:
+async def _watched(world: Coroutine[Any, Any, Trial], hang_s: float) -> Trial:
     unheard: list[str] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(str(context)))
-    async with asyncio.timeout(HANG_S):
+    async with asyncio.timeout(hang_s):
         trial = await world
     if trial.result is Result.SURVIVED and unheard:
         # An error in a callback, or of a task that nobody waited for.
