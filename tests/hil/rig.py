@@ -15,6 +15,8 @@ import pytest
 REBOOT_S = 600
 """How long a device may take to have its power cut, and to answer again."""
 
+_COPY_S = 60
+
 _SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "ServerAliveInterval=5"]
 
 _UNDER_CONTROL = """
@@ -128,13 +130,13 @@ class Rig:
         """Make a folder on the device's machine what it is on this one."""
         path = shlex.quote(str(folder))
         unpack = self.on_device("sh", "-c", f"rm -rf {path} && mkdir -p {path} && tar -x --no-same-owner -C {path}")
-        with subprocess.Popen(["tar", "-c", "-C", str(folder), "."], stdout=subprocess.PIPE) as packing:
-            subprocess.run(unpack, stdin=packing.stdout, check=True, timeout=60)
+        packed = subprocess.run(["tar", "-c", "-C", str(folder), "."], stdout=subprocess.PIPE, check=True).stdout
+        subprocess.run(unpack, input=packed, check=True, timeout=_COPY_S)
 
     def fetch(self, folder: Path) -> None:
         """Make a folder on this machine what it is on the device's."""
         packed = subprocess.run(
-            self.on_device("tar", "-c", "-C", str(folder), "."), stdout=subprocess.PIPE, check=True, timeout=60
+            self.on_device("tar", "-c", "-C", str(folder), "."), stdout=subprocess.PIPE, check=True, timeout=_COPY_S
         ).stdout
         shutil.rmtree(folder)
         folder.mkdir()
