@@ -1,6 +1,5 @@
-"""What the command lines have in common: printable text, errors with advice, JSON lines, signals."""
+"""What the commands have in common when they run: printable text, errors with advice, JSON lines, signals."""
 
-import argparse
 import asyncio
 import contextlib
 import json
@@ -71,21 +70,6 @@ def _write(stream: TextIO, text: str) -> None:
     encoding = stream.encoding or "ascii"
     stream.write(text.encode(encoding, "replace").decode(encoding) + "\n")
     stream.flush()
-
-
-def parser(prog: str, description: str) -> argparse.ArgumentParser:
-    """An argument parser in the house's manner."""
-    return argparse.ArgumentParser(prog=prog, description=description, allow_abbrev=False)
-
-
-def refuse_secrets(argv: list[str]) -> None:
-    """Refuse a setup code on the command line: every user of the machine could read it there.
-
-    Raises:
-        UsageError: There is one. The message does not repeat it.
-    """
-    if any("BLETOKEN1:" in argument.upper() for argument in argv):
-        raise UsageError("a setup code on the command line can be seen by others; give it in a file or at the prompt")
 
 
 def secret_from(name: str, what: str) -> str:

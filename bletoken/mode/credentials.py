@@ -1,12 +1,12 @@
 """What MODE gave a device, and the file it is kept in for the device's own program. It never writes that file."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Self
 
 from bletoken import files, records
-from bletoken.mode.models import is_secret
+from bletoken.frozen import frozen
 
 
 class NotOnboardedError(files.MissingFileError):
@@ -16,7 +16,7 @@ class NotOnboardedError(files.MissingFileError):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Credentials:
     """What MODE gave the device; `credentials.json` holds exactly this, for the device's own program to read.
 
@@ -37,6 +37,9 @@ class Credentials:
         Raises:
             ValueError, KeyError, TypeError: It is not usable.
         """
+        # A device that has no credentials yet does without, as its start is to be quick.
+        from bletoken.mode.models import is_secret
+
         api_key = records.text(content, "api_key")
         if not is_secret(api_key):
             # It goes into a request's header.

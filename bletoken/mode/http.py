@@ -5,13 +5,15 @@ import json
 import re
 import ssl
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Literal, Self
 
+import anyio
+import anyio.lowlevel
 import httpx
 
 from bletoken.errors import (
@@ -23,6 +25,7 @@ from bletoken.errors import (
     NotSignedInError,
     UsageError,
 )
+from bletoken.frozen import frozen
 from bletoken.mode.models import is_secret
 
 TIMEOUT_S: Final = 15.0
@@ -54,7 +57,7 @@ OpenSSL reports the first problem it finds, and looks at trust and host name bef
 Method = Literal["GET", "POST", "PUT", "PATCH", "DELETE"]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Answer:
     """The status and body that MODE answered with.
 
@@ -188,7 +191,9 @@ class HTTPClient:
 
     async def __aenter__(self) -> Self:
         # The system's trust store can take a small machine a second.
-        self._trust = await asyncio.to_thread(self._load_trust)
+        self._trust = await asyncio.to_thread(self._load)
+        # And what the HTTP library runs on looks up the event loop at its first use, and loads what fits it.
+        await anyio.lowlevel.checkpoint()
         return self
 
     async def __aexit__(
@@ -271,6 +276,12 @@ class HTTPClient:
             timeout=None,  # noqa: S113 see above
             trust_env=False,
         )
+
+    def _load(self) -> ssl.SSLContext:
+        trust = self._load_trust()
+        # The HTTP library loads half of itself with its first transport, for which the first request would wait.
+        httpx.AsyncHTTPTransport(verify=trust)
+        return trust
 
     def _load_trust(self) -> ssl.SSLContext:
         if self._base_url.scheme == "http":

@@ -6,11 +6,12 @@ not said, and fields that are not known here are ignored: MODE may add some at a
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from datetime import UTC, datetime
 from typing import Any, Final, Self, TypeVar
 
 from bletoken.errors import CloudNoAnswerError
+from bletoken.frozen import frozen
 
 LARGEST_ID: Final = 2**64 - 1
 """MODE's ids are unsigned 64-bit integers, from 1 on."""
@@ -34,7 +35,7 @@ _LAST_YEAR: Final = 2105
 _T = TypeVar("_T")
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identity:
     """Whom MODE takes the holder of a key for (`GET /auth` in MODE's API reference).
 
@@ -66,7 +67,7 @@ class Identity:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UserSession:
     """A user who is signed in (`POST /auth/user` in MODE's API reference).
 
@@ -95,7 +96,7 @@ class UserSession:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Home:
     """A home of a user (`GET /homes` in MODE's API reference).
 
@@ -130,7 +131,7 @@ class Home:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Device:
     """A device as MODE knows it (`GET /devices` in MODE's API reference), without its key.
 
@@ -174,7 +175,7 @@ class Device:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceCredentials:
     """What a device gets for a provisioning token (`POST /devices` in MODE's provisioning document).
 
@@ -206,7 +207,7 @@ class DeviceCredentials:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ProvisioningToken:
     """Lets one device into one home (`POST /homes/{id}/deviceProvisioning` in MODE's provisioning document).
 
@@ -244,7 +245,7 @@ def claim_expiration(value: object) -> datetime:
     return ends
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class DeviceEvent:
     """Something a device told its home (the user session's web socket in MODE's API reference).
 
@@ -280,7 +281,7 @@ class DeviceEvent:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Command:
     """Something a device is to do (the device's web socket in MODE's API reference).
 

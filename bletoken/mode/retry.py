@@ -4,10 +4,10 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
 from bletoken.errors import CloudError, CloudRetryLaterError, CloudUnreachableError
+from bletoken.frozen import frozen
 
 _T = TypeVar("_T")
 
@@ -15,7 +15,7 @@ _LARGEST_EXPONENT: Final = 32
 """Keeps a long-lived back-off a finite number; every limit is reached long before."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class RetryPolicy:
     """How long and how often to try: exponential back-off with jitter, and MODE's `Retry-After` where it is longer.
 

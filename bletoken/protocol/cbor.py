@@ -8,12 +8,10 @@ some; everything else that is not exactly as declared is refused.
 import dataclasses
 import enum
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Annotated, Any, Final, NoReturn, Protocol, TypeVar, get_args, get_origin, get_type_hints
 
-import cbor2
-
 from bletoken.errors import LocalProtocolError, RemoteProtocolError
+from bletoken.frozen import frozen
 
 T = TypeVar("T")
 
@@ -27,14 +25,14 @@ class Kind(Protocol):
         """The value as the dataclass holds it; `ValueError` when it is out of bounds or of another type."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Key:
     """The field's key in the map."""
 
     number: int
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class UInt:
     """An unsigned integer of so many bits."""
 
@@ -49,7 +47,7 @@ class UInt:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Between:
     """An integer from `least` to `most`."""
 
@@ -63,7 +61,7 @@ class Between:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Octets:
     """An octet string, `size` octets long."""
 
@@ -76,7 +74,7 @@ class Octets:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Text:
     """A text of at most so many UTF-8 octets; `ascii_only` allows only printable ASCII without spaces."""
 
@@ -95,7 +93,7 @@ class Text:
         return value
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class OneOf:
     """A member of an integer enum."""
 
@@ -106,7 +104,7 @@ class OneOf:
         return self.members(UInt(16).check(value))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SetOf:
     """A few different numbers below 256, in ascending order."""
 
@@ -122,7 +120,7 @@ class SetOf:
         return numbers
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class MapOf:
     """A map from numbers below 256 to octet strings of one size."""
 
@@ -136,7 +134,7 @@ class MapOf:
         return {UInt(8).check(k): Octets(self.size).check(v) for k, v in value.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Field:
     name: str
     key: int
@@ -167,6 +165,8 @@ def encode(message: object, *, kind: int | None = None) -> bytes:
     Raises:
         LocalProtocolError: A field is out of its bounds. The message names the field and never the value.
     """
+    import cbor2
+
     content: dict[int, object] = {} if kind is None else {0: kind}
     for field in _fields(type(message)):
         value = getattr(message, field.name)
@@ -237,6 +237,8 @@ def _refuse_tag(*_: object) -> NoReturn:
 
 
 def _load_map(octets: bytes) -> dict[int, object]:
+    import cbor2
+
     try:
         content = cbor2.loads(
             octets,

@@ -4,19 +4,17 @@ HKDF-SHA-512 makes one AES-256-GCM key per direction. The nonce is the message's
 key: counters only rise, and keys die with the connection.
 """
 
-from dataclasses import dataclass
 from enum import Enum
-from typing import Final, Self
-
-from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from typing import TYPE_CHECKING, Final, Self
 
 from bletoken.errors import LocalProtocolError, RemoteProtocolError
+from bletoken.frozen import frozen
 from bletoken.protocol import cpace
 from bletoken.protocol.setup_code import PROTOCOL_LABEL, SetupCode
 from bletoken.protocol.wire import SHORT_SID_SIZE, SealedHead, channel_identifier
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 TAG_SIZE: Final = 16
 """Octets by which a box is longer than what is in it."""
@@ -26,6 +24,16 @@ _NONCE_SIZE: Final = 12
 _LAST_COUNTER: Final = 2**32 - 1
 
 
+def load_libraries() -> None:
+    """Load what every connection needs: it takes longer than all that a small device needs to get on the air.
+
+    Without it whoever connects first waits for that.
+    """
+    import cryptography.hazmat.primitives.asymmetric.x25519
+    import cryptography.hazmat.primitives.ciphers.aead
+    import cryptography.hazmat.primitives.kdf.hkdf  # noqa: F401
+
+
 class NotAuthenticError(RemoteProtocolError):
     """A message from the other side does not open: wrong code, changed, replayed or out of order.
 
@@ -33,7 +41,7 @@ class NotAuthenticError(RemoteProtocolError):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class KeyShare:
     """One side's half of the key agreement under one code.
 
@@ -149,6 +157,8 @@ class Opener:
     def _open(self, head: bytes, counter: int, box: bytes) -> bytes:
         if counter < self._next or (counter > self._next and not self._gaps):
             raise NotAuthenticError("a message is out of order or comes twice", att_error_hint=0x84)
+        from cryptography.exceptions import InvalidTag
+
         try:
             payload = self._box.decrypt(_nonce(counter), box, head)
         except InvalidTag:
@@ -157,7 +167,11 @@ class Opener:
         return payload
 
 
-def _box(session_key: bytes, direction: Direction) -> AESGCM:
+def _box(session_key: bytes, direction: Direction) -> "AESGCM":
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    from cryptography.hazmat.primitives.hashes import SHA512
+    from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
     return AESGCM(HKDF(SHA512(), _KEY_SIZE, PROTOCOL_LABEL, direction.value).derive(session_key))
 
 

@@ -4,7 +4,7 @@ from typing import Final
 
 from bletoken.errors import LocalProtocolError, ProtocolError, RemoteProtocolError
 from bletoken.protocol import cpace, frames
-from bletoken.protocol.channel import TAG_SIZE, Direction, KeyShare, Opener, Sealer
+from bletoken.protocol.channel import TAG_SIZE, Direction, KeyShare, Opener, Sealer, load_libraries
 from bletoken.protocol.setup_code import Entropy, SetupCode
 from bletoken.protocol.states import Event, Machine, Role, State
 from bletoken.protocol.wire import (
@@ -19,6 +19,9 @@ from bletoken.protocol.wire import (
     decode_status,
     encode_request,
 )
+
+# Nobody who is a companion wants to wait for it with a device at the other end.
+load_libraries()
 
 _NOBODY: Final = bytes(SHORT_SID_SIZE)
 

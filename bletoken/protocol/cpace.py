@@ -10,8 +10,6 @@ the same machine is a code that this machine holds in a file anyway.
 import hashlib
 from typing import Final
 
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
-
 from bletoken.errors import RemoteProtocolError
 
 SHARE_SIZE: Final = 32
@@ -77,6 +75,9 @@ def scalar_multiply(scalar: bytes, point: bytes) -> bytes:
     Raises:
         RemoteProtocolError: The point has low order or is no 32 octets: no honest peer sends it.
     """
+    # Not when this module is loaded: see `channel.load_libraries`.
+    from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
     try:
         return X25519PrivateKey.from_private_bytes(scalar).exchange(X25519PublicKey.from_public_bytes(point))
     except ValueError as e:

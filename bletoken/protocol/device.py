@@ -4,12 +4,13 @@ The caller passes what the radio tells (connected, frame, disconnected) and carr
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import Final
 
 from bletoken.errors import ProtocolError, RemoteProtocolError, StorageError, UnsupportedVersionError
+from bletoken.frozen import frozen
 from bletoken.protocol import cpace, frames
-from bletoken.protocol.channel import Direction, KeyShare, NotAuthenticError, Opener, Sealer
+from bletoken.protocol.channel import Direction, KeyShare, NotAuthenticError, Opener, Sealer, load_libraries
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.requests import refusal
 from bletoken.protocol.setup_code import Entropy, Label, Method
@@ -56,7 +57,7 @@ class TooManyMessagesError(RemoteProtocolError):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SessionId:
     """Names one authenticated session: its connection and its offer."""
 
@@ -64,7 +65,7 @@ class SessionId:
     short_sid: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Send:
     """Send this message to the peer, as frames, and keep it as what a read of STATUS gives."""
 
@@ -72,14 +73,14 @@ class Send:
     message: bytes = field(repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Drop:
     """Disconnect the peer, where the platform can."""
 
     peer: str
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Requested:
     """An authentic companion asks for something that its method and the device's state allow."""
 
@@ -101,7 +102,7 @@ class _LiveOffer:
         self.was_read = False
 
 
-@dataclass(slots=True)
+@frozen
 class _Session:
     method: Method
     sealer: Sealer
@@ -143,6 +144,7 @@ class DeviceMachine:
         state: CoarseState,
         device_class: str = "",
     ) -> None:
+        load_libraries()
         self._label = label
         self._guesses = guesses
         self._save_guesses = save_guesses

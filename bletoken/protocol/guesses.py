@@ -5,8 +5,10 @@ The QR secret has 128 bit and needs no budget: its path is never locked by the P
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final, Self
+
+from bletoken.frozen import frozen
 
 FREE_FAILURES: Final = 3
 """From this many failures on, each next attempt has to wait."""
@@ -18,7 +20,7 @@ _FIRST_DELAY_S: Final = 5
 _LONGEST_DELAY_S: Final = 300
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class GuessRecord:
     """What the device remembers of wrong PINs.
 

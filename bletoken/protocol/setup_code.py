@@ -8,15 +8,13 @@ import hashlib
 import hmac
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum
 from itertools import pairwise
 from typing import Final, Self
 
-from cryptography.hazmat.primitives.hashes import SHA512
-from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
 from bletoken.errors import SetupCodeError
+from bletoken.frozen import frozen
 
 Entropy = Callable[[int], bytes]
 """Gives that many fresh random octets; `secrets.token_bytes` outside tests."""
@@ -41,6 +39,7 @@ _SECRET_CHARACTERS: Final = 26
 _TAG_CHARACTERS: Final = 10
 _NONCE_SIZE: Final = 2
 _TAG_SIZE: Final = 4
+_TAG_KEY_SIZE: Final = 32
 _LONGEST_TEXT: Final = 200
 
 _DAMM: Final = (
@@ -76,7 +75,7 @@ def _from_base32(text: str) -> bytes:
     return octets
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class QrSecret:
     """The secret in the label's QR code.
 
@@ -121,11 +120,14 @@ class QrSecret:
         """
         if len(nonce) != _NONCE_SIZE:
             raise ValueError(f"an advert nonce has {_NONCE_SIZE} octets")
-        key = HKDF(SHA512(), 32, PROTOCOL_LABEL, b"bletoken/1 advert").derive(self.secret)
+        # HKDF (RFC 5869) with SHA-512, one block of it. The library that we have it of elsewhere takes longer to load
+        # than a device to get on the air, and nothing else before the first advert needs it.
+        seed = hmac.digest(PROTOCOL_LABEL, self.secret, "sha512")
+        key = hmac.digest(seed, b"bletoken/1 advert\x01", "sha512")[:_TAG_KEY_SIZE]
         return _base32(nonce + hmac.digest(key, nonce, "sha256")[:_TAG_SIZE])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Pin:
     """The PIN on the label.
 
@@ -174,7 +176,7 @@ SetupCode = QrSecret | Pin
 """What a companion proves that it knows."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Label:
     """All that one device's label carries.
 
@@ -249,7 +251,7 @@ def _is_trivial(digits: str) -> bool:
     return len(steps) == 1 or repeated
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AdvertName:
     """The local name in the scan response, the one field that every platform lets a device set.
 

@@ -2,11 +2,12 @@
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import IntEnum
 from typing import Annotated, Final, Self
 
 from bletoken.errors import RemoteProtocolError, UnsupportedVersionError
+from bletoken.frozen import frozen
 from bletoken.protocol import cbor, cpace
 from bletoken.protocol.cbor import Between, Key, MapOf, Octets, OneOf, SetOf, Text, UInt
 from bletoken.protocol.frames import LARGEST_MESSAGE
@@ -138,7 +139,7 @@ def token_ref(token: str) -> bytes:
 # HELLO --------------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Offer:
     """What the device offers to one connection. Its octets, exactly as read, are CPace's ADa.
 
@@ -188,7 +189,7 @@ class Offer:
 # Message heads ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class FirstHead:
     """The clear head of a companion's first message: 51 octets, CPace's ADb, and what the box authenticates.
 
@@ -224,7 +225,7 @@ class FirstHead:
         return cls(method, message[3 : 3 + SID_SIZE], message[3 + SID_SIZE : cls.SIZE])
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class SealedHead:
     """The clear head of every later sealed message: 13 octets, authenticated by the box.
 
@@ -252,7 +253,7 @@ class SealedHead:
         return cls(message[1 : 1 + SHORT_SID_SIZE], int.from_bytes(message[1 + SHORT_SID_SIZE : cls.SIZE]))
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClearStatus:
     """A device's answer in clear: type (1) | first 8 octets of the sid it answers (or zeros) | CBOR.
 
@@ -289,7 +290,7 @@ class ClearStatus:
 # Requests -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Provision:
     """Take this provisioning token and redeem it with MODE.
 
@@ -304,7 +305,7 @@ class Provision:
     companion_time: Annotated[int, Key(3), UInt(64)] = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claim:
     """Turn the claim mode of a pre-provisioned device on and tell its claim code.
 
@@ -315,17 +316,17 @@ class Claim:
     duration_s: Annotated[int, Key(1), Between(SHORTEST_CLAIM_S, LONGEST_CLAIM_S)]
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Identify:
     """Show yourself: blink, beep."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class AskStatus:
     """Tell what the journal says of the last token."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Unlock:
     """Take PINs again; only in a session of the QR method."""
 
@@ -364,7 +365,7 @@ def decode_request(octets: bytes) -> Request:
 # Sealed statuses ----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Status:
     """What every sealed status says.
 
@@ -377,22 +378,22 @@ class Status:
     token_ref: Annotated[bytes | None, Key(2), Octets(TOKEN_REF_SIZE)] = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Accepted(Status):
     """The device has the token, durably. Without a token: it asks MODE to turn its claim mode on."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Redeeming(Status):
     """The device is asking MODE. It may say so again and again; the companion's patience begins anew each time."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Stored(Status):
     """The device has its id and key, durably, and checks them."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Provisioned(Status):
     """The device is in the home.
 
@@ -403,7 +404,7 @@ class Provisioned(Status):
     device_id: Annotated[int, Key(3), UInt(64)] = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Claimable(Status):
     """The device's claim mode is on.
 
@@ -416,7 +417,7 @@ class Claimable(Status):
     until: Annotated[int, Key(4), UInt(64)] = field(kw_only=True)
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failed(Status):
     """The request failed.
 
@@ -431,7 +432,7 @@ class Failed(Status):
     retry_after_s: Annotated[int, Key(5), UInt(32)] = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Idle(Status):
     """The device has no token, and waits for one (or is pre-provisioned).
 
@@ -442,7 +443,7 @@ class Idle(Status):
     state: Annotated[CoarseState, Key(3), OneOf(CoarseState)] = CoarseState.READY
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Done(Status):
     """What was asked for (`Identify`, `Unlock`) is done."""
 

@@ -32,25 +32,6 @@ class DemoFailedError(BletokenError):
     """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options to its parser."""
-    parser.add_argument("--json", action="store_true", help="one JSON object a line, the result last")
-    parser.add_argument(
-        "--claim",
-        action="store_true",
-        help="a device made ahead of time, which hands its claim code over, instead of one that takes a token",
-    )
-    parser.add_argument(
-        "--mtu", type=int, default=247, help="the ATT MTU of the link, 23 to 517 (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--token-octets", type=int, default=120, help="the length of MODE's tokens (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--folder", type=Path, help="where state and logs go, a folder that does not exist yet (default: a fresh one)"
-    )
-
-
 def run(args: argparse.Namespace) -> int:
     """Run the demo.
 

@@ -5,7 +5,6 @@ Device objects stand for whoever is connected to this machine, by whomever; here
 
 import itertools
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, Final, Protocol, TypeVar
 
 T = TypeVar("T")
@@ -43,7 +42,6 @@ class PeerDelegate(Protocol):
         """Take a value that a peer has written; `RemoteProtocolError` refuses it."""
 
 
-@dataclass(slots=True)
 class Peer:
     """One connection of one device.
 
@@ -54,10 +52,13 @@ class Peer:
         values: What long reads are served from, by characteristic.
     """
 
-    name: str
-    mtu: int = 0
-    uses_us: bool = False
-    values: dict[str, bytes] = field(default_factory=dict)
+    __slots__ = ("mtu", "name", "uses_us", "values")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.mtu = 0
+        self.uses_us = False
+        self.values: dict[str, bytes] = {}
 
 
 class Peers:
@@ -142,14 +143,16 @@ class Peers:
 # Adapters -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
 class Adapter:
     """An adapter as BlueZ shows it."""
 
-    path: str
-    address: str = ""
-    is_powered: bool = False
-    interfaces: set[str] = field(default_factory=set)
+    __slots__ = ("address", "interfaces", "is_powered", "path")
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.address = ""
+        self.is_powered = False
+        self.interfaces: set[str] = set()
 
     @property
     def name(self) -> str:

@@ -10,8 +10,7 @@ import math
 import random
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field, replace
-from datetime import datetime
+from dataclasses import field, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -28,12 +27,11 @@ from bletoken.errors import (
     NotSignedInError,
     StorageError,
 )
+from bletoken.frozen import frozen
 from bletoken.mode import reasons
 from bletoken.mode.retry import RetryPolicy, retrying
-from bletoken.protocol.device import SessionId
 from bletoken.protocol.wire import (
     LONGEST_CLAIM_S,
-    LONGEST_REASON,
     Accepted,
     Claimable,
     Failed,
@@ -41,10 +39,14 @@ from bletoken.protocol.wire import (
     Status,
 )
 from bletoken_peripheral.progress import Progress
+from bletoken_peripheral.redemption import KEEP_ALIVE_S, bounded_reason
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from bletoken.mode.credentials import Credentials
     from bletoken.mode.device_api import DeviceApi
+    from bletoken.protocol.device import SessionId
 
 T = TypeVar("T")
 
@@ -64,16 +66,13 @@ _LONGEST_TOLD_S: Final = 3600.0
 _APART_S: Final = 1.0
 """Seconds between two requests to turn the claim mode on: whoever holds the label must not use MODE's patience up."""
 
-KEEP_ALIVE_S: Final = 10.0
-"""Seconds after which a waiting companion hears that it goes on; companions have patience for 30 s."""
-
 _TRIES: Final = 3
 
 _GRACE_S: Final = 5.0
 """Seconds for which it is looked on after the claim mode's end, as MODE's clock is another."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class ClaimRecord:
     """What a pre-provisioned device keeps beside its credentials.
 
@@ -91,7 +90,7 @@ class ClaimRecord:
 # What is asked of MODE ----------------------------------------------------------------------------------------------
 
 
-async def turn_on(api: "DeviceApi", credentials: "Credentials", duration_s: int) -> datetime:
+async def turn_on(api: "DeviceApi", credentials: "Credentials", duration_s: int) -> "datetime":
     """Turn the claim mode on, or make it last longer.
 
     Returns:
@@ -197,7 +196,7 @@ class _Seen(Enum):
     NOTHING = "nothing"
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class _Asker:
     """What a session waits for: the counter of its request, seconds of claim mode, and when it is told to give up."""
 
@@ -227,7 +226,7 @@ class Claiming:
         credentials: "Credentials",
         *,
         save: Callable[[ClaimRecord], None],
-        tell: Callable[[SessionId, Status], None],
+        tell: Callable[["SessionId", Status], None],
         report: Callable[[Progress], None],
         changed: Callable[[], None],
         announce: Callable[["DeviceApi"], Awaitable[None]],
@@ -260,7 +259,7 @@ class Claiming:
         """Seconds for which the claim mode goes on, as far as this process knows; 0 when it is off."""
         return 0.0 if self._on_until is None else max(0.0, self._on_until - self._clock())
 
-    def ask(self, session: SessionId, re: int, duration_s: int) -> None:
+    def ask(self, session: "SessionId", re: int, duration_s: int) -> None:
         """Turn the claim mode on, and tell this session the claim code once MODE has confirmed.
 
         Args:
@@ -351,7 +350,7 @@ class Claiming:
             await asyncio.sleep(_APART_S)
 
     def _turned_on(
-        self, askers: dict[SessionId, _Asker], until: datetime, left_s: float, *, somebody_was_faster: bool
+        self, askers: dict["SessionId", _Asker], until: "datetime", left_s: float, *, somebody_was_faster: bool
     ) -> None:
         if somebody_was_faster:
             self._answer(askers, Failed(0, code=FailureCode.ALREADY_PROVISIONED))
@@ -379,7 +378,7 @@ class Claiming:
                 self._tell(session, Accepted(asker.re))
         return min(pause * 2, _LONGEST_PAUSE_S)
 
-    def _answer(self, askers: dict[SessionId, _Asker], status: Status) -> None:
+    def _answer(self, askers: dict["SessionId", _Asker], status: Status) -> None:
         """Tell each of them the same, as the answer to its own request."""
         for session, asker in askers.items():
             if self._askers.get(session) == asker:
@@ -479,8 +478,3 @@ def _refused(error: AlreadyProvisionedError | DeviceRemovedError | ClaimRefusedE
             return FailureCode.CREDENTIALS_REFUSED, ""
         case ClaimRefusedError():
             return FailureCode.CLAIM_REFUSED, bounded_reason(error.reason)
-
-
-def bounded_reason(text: str) -> str:
-    """MODE's reason as a status can carry it."""
-    return text.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")

@@ -1,33 +1,15 @@
-"""The command line of the device: `bletoken-peripheral`.
+"""The command line of the device: `bletoken-peripheral`. It knows the arguments; `commands` does what they ask.
 
-Libraries are imported by the command that needs them, so that `--help` answers at once.
+It imports nothing that takes time, so that `--help` answers at once.
 """
 
 import argparse
-import asyncio
-import contextlib
-import secrets
+import gc
 import sys
-from dataclasses import replace
-from datetime import datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Final
 
-from bletoken import console
-from bletoken.errors import BletokenError, NotRunningError
+from bletoken import command_line
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from bletoken.mode.credentials import Credentials
-    from bletoken.protocol.setup_code import Label
-    from bletoken_peripheral.claiming import ClaimRecord
-    from bletoken_peripheral.config import Config
-    from bletoken_peripheral.progress import Progress
-    from bletoken_peripheral.store import StateFolder
-
-
-_EXIT_CODES: Final = """exit codes:
+_EXIT_CODES = """exit codes:
    0 done                    11 in a home already       25 identify_command did not work
    1 unexpected              15 storage failed          26 claim mode ended unclaimed
    2 usage, configuration    16 MODE refused            29 MODE refused the claim mode
@@ -39,33 +21,70 @@ _EXIT_CODES: Final = """exit codes:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    given = sys.argv[1:] if argv is None else argv
-
-    def run() -> int:
-        console.refuse_secrets(given)
-        arguments = _parser().parse_args(given)
-        return int(arguments.command(arguments))
-
-    return console.run_command(run, as_json="--json" in given, verbose="--verbose" in given)
+    # Next to nothing of what a start loads is garbage, and looking for it again and again is a good part of the start.
+    gc.disable()
+    try:
+        return command_line.main(argv, parser, _run)
+    finally:
+        gc.enable()
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = console.parser(
+def _run(arguments: argparse.Namespace) -> int:
+    from bletoken_peripheral import commands
+
+    if arguments.command != "run":
+        # That one is still starting.
+        gc.enable()
+    return commands.run(arguments)
+
+
+def parser(given: list[str]) -> argparse.ArgumentParser:
+    """The parser for these words: what they do not name it need not know, because all of it takes longer."""
+    parser = command_line.parser(
         "bletoken-peripheral",
         "The device's side of bletoken: takes a MODE provisioning token over Bluetooth LE and redeems it.",
+        _EXIT_CODES,
     )
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = _EXIT_CODES
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument("--config", type=Path, metavar="FILE", help="the configuration (default: %(default)s)")
-    common.set_defaults(config=Path("/etc/bletoken/peripheral.toml"))
-    common.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
-    common.add_argument(
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND", prog=parser.prog)
+    table = (
+        ("init", "make the state folder and the device's setup code", _init),
+        ("label", "show the label, or make the labels of many devices", _label),
+        ("run", "wait for a companion and get provisioned", _nothing_more),
+        ("open", "let companions find the running device again", _nothing_more),
+        ("claim", "turn a pre-provisioned device's claim mode on, or off again", _claim),
+        ("status", "tell what state the device is in", _nothing_more),
+        ("unlock", "take PINs again after too many wrong ones", _nothing_more),
+        ("identify", "try the command that shows which device it is", _nothing_more),
+        ("reset", "forget credentials and journal; the setup code and the PIN's failures stay", _reset),
+    )
+    for name, summary, add_arguments in [row for row in table if row[0] in given[:1]] or table:
+        command = commands.add_parser(name, help=summary, formatter_class=command_line.formatter)
+        command.set_defaults(command=name)
+        if name in given:
+            _common(command)
+            add_arguments(command)
+    return parser
+
+
+def _common(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--config",
+        type=command_line.path,
+        metavar="FILE",
+        default="/etc/bletoken/peripheral.toml",
+        help="the configuration (default: %(default)s)",
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object a line, for programs")
+    command.add_argument(
         "--verbose", action="store_true", help="show log records, and where an unexpected error happened"
     )
-    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    init = commands.add_parser("init", parents=[common], help="make the state folder and the device's setup code")
+
+def _nothing_more(_: argparse.ArgumentParser) -> None:
+    """A command that has the common arguments only."""
+
+
+def _init(init: argparse.ArgumentParser) -> None:
     code = init.add_mutually_exclusive_group()
     code.add_argument("--no-pin", action="store_true", help="make a QR code only, no PIN")
     code.add_argument(
@@ -75,26 +94,20 @@ def _parser() -> argparse.ArgumentParser:
     maker.add_argument("--device-id", type=int, metavar="ID", help="its id")
     maker.add_argument("--api-key-file", metavar="FILE", help="its API key; - for standard input")
     maker.add_argument("--claim-code-file", metavar="FILE", help="its claim code; - for standard input")
-    init.set_defaults(command=_init)
 
-    label = commands.add_parser("label", parents=[common], help="show the label, or make the labels of many devices")
-    label.add_argument("--svg", type=Path, metavar="FILE", help="write an SVG picture of the whole label")
-    label.add_argument("--png", type=Path, metavar="FILE", help="write a PNG picture of the QR code")
+
+def _label(label: argparse.ArgumentParser) -> None:
+    label.add_argument("--svg", type=command_line.path, metavar="FILE", help="write an SVG picture of the whole label")
+    label.add_argument("--png", type=command_line.path, metavar="FILE", help="write a PNG picture of the QR code")
     label.add_argument("--batch", type=int, metavar="N", help="make fresh codes for N devices, in a factory")
-    label.add_argument("--out", type=Path, metavar="FOLDER", help="with --batch: the new folder they go to")
+    label.add_argument(
+        "--out", type=command_line.path, metavar="FOLDER", help="with --batch: the new folder they go to"
+    )
     label.add_argument("--first-serial", type=int, default=1, metavar="N", help="with --batch (default: %(default)s)")
     label.add_argument("--no-pin", action="store_true", help="with --batch: QR codes only")
-    label.set_defaults(command=_label)
 
-    run = commands.add_parser("run", parents=[common], help="wait for a companion and get provisioned")
-    run.set_defaults(command=_run)
 
-    opening = commands.add_parser("open", parents=[common], help="let companions find the running device again")
-    opening.set_defaults(command=_open_window)
-
-    claim = commands.add_parser(
-        "claim", parents=[common], help="turn a pre-provisioned device's claim mode on, or off again"
-    )
+def _claim(claim: argparse.ArgumentParser) -> None:
     claim.add_argument(
         "--duration-s", type=int, default=300, metavar="SECONDS", help="how long, 60 to 900 (default: %(default)s)"
     )
@@ -102,409 +115,13 @@ def _parser() -> argparse.ArgumentParser:
     claim.add_argument(
         "--wait", action="store_true", help="stay until the device is in a home, or the claim mode ended"
     )
-    claim.set_defaults(command=_claim)
 
-    status = commands.add_parser("status", parents=[common], help="tell what state the device is in")
-    status.set_defaults(command=_status)
 
-    unlock = commands.add_parser("unlock", parents=[common], help="take PINs again after too many wrong ones")
-    unlock.set_defaults(command=_unlock)
-
-    identify = commands.add_parser("identify", parents=[common], help="try the command that shows which device it is")
-    identify.set_defaults(command=_identify)
-
-    reset = commands.add_parser(
-        "reset", parents=[common], help="forget credentials and journal; the setup code and the PIN's failures stay"
-    )
+def _reset(reset: argparse.ArgumentParser) -> None:
     reset.add_argument(
         "--erase-key", action="store_true", help="of a pre-provisioned device forget id, key and claim code as well"
     )
     reset.add_argument("--yes", action="store_true", help="do not ask")
-    reset.set_defaults(command=_reset)
-    return parser
-
-
-def _open(arguments: argparse.Namespace) -> "tuple[Config, StateFolder]":
-    from bletoken_peripheral import config
-    from bletoken_peripheral.store import StateFolder
-
-    loaded = config.load(arguments.config)
-    return loaded, StateFolder(loaded.state)
-
-
-def _init(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import StorageError
-    from bletoken.protocol.setup_code import Label
-
-    config, folder = _open(arguments)
-    prepared = _prepared(arguments.code_file) if arguments.code_file else None
-    given = _maker_credentials(arguments, config)
-    folder.create()
-    with folder.lock():
-        label = folder.read_label()
-        if given is not None:
-            _check_still_possible(folder, *given)
-        if label is None:
-            # The PIN's record comes first: a PIN without one is stopped.
-            folder.forget_failures()
-            folder.write_label(prepared or Label.generate(secrets.token_bytes, with_pin=not arguments.no_pin))
-        elif prepared is not None and prepared != label:
-            raise StorageError(f"{folder.path} has another setup code already: a device keeps its setup code for life")
-        if given is not None and folder.read_credentials() is None:
-            record, credentials = given
-            # The key comes last: a device with a claim code and no key is one whose init was cut short.
-            folder.write_claim(record)
-            folder.write_credentials(credentials)
-    made = label is None
-    if arguments.json:
-        console.say_json(
-            {"ok": True, "made": made, "state": str(folder.path), "pre_provisioned": folder.read_claim() is not None}
-        )
-        return 0
-    if not made:
-        console.say(f"{folder.path} has a setup code already; it stays, because it is on the device's label.")
-    elif prepared is not None:
-        console.say(f"Took the setup code over into {folder.path}. Erase the file it came from on this device.")
-    else:
-        console.say(
-            f"Made a setup code in {folder.path}. Print it with: bletoken-peripheral label --config {arguments.config}"
-        )
-    if given is not None:
-        console.say(
-            f"The device is pre-provisioned as device {given[1].device_id}."
-            " Erase the files its key and claim code came from."
-        )
-    return 0
-
-
-def _maker_credentials(arguments: argparse.Namespace, config: "Config") -> "tuple[ClaimRecord, Credentials] | None":
-    """What makes a device pre-provisioned; None for any other."""
-    from bletoken.errors import UsageError
-    from bletoken.mode.credentials import Credentials
-    from bletoken.mode.models import LARGEST_ID, is_secret
-    from bletoken.protocol.wire import LONGEST_CLAIM_CODE
-    from bletoken_peripheral.claiming import ClaimRecord
-
-    parts = (arguments.device_id, arguments.api_key_file, arguments.claim_code_file)
-    if all(part is None for part in parts):
-        return None
-    if any(part is None for part in parts):
-        raise UsageError("--device-id, --api-key-file and --claim-code-file go together")
-    if (arguments.api_key_file, arguments.claim_code_file, arguments.code_file).count("-") > 1:
-        raise UsageError("only one thing can come from standard input")
-    if not 1 <= arguments.device_id <= LARGEST_ID:
-        raise UsageError(f"a device id is a number from 1 to {LARGEST_ID}")
-    api_key = console.secret_from(arguments.api_key_file, "the API key")
-    claim_code = console.secret_from(arguments.claim_code_file, "the claim code")
-    if not is_secret(api_key):
-        raise UsageError("an API key is printable ASCII characters without spaces; the file holds something else")
-    if not is_secret(claim_code) or len(claim_code) > LONGEST_CLAIM_CODE:
-        raise UsageError(
-            f"a claim code is 1 to {LONGEST_CLAIM_CODE} printable ASCII characters without spaces; the file holds"
-            " something else"
-        )
-    return ClaimRecord(claim_code), Credentials(arguments.device_id, api_key, config.mode_url)
-
-
-def _check_still_possible(folder: "StateFolder", record: "ClaimRecord", credentials: "Credentials") -> None:
-    """Refuse to give a device another id and key than it has: what it has may be in use."""
-    from bletoken.errors import StorageError
-
-    has, claim = folder.read_credentials(), folder.read_claim()
-    if folder.read_journal() is not None or (has is not None and claim is None):
-        raise StorageError(
-            f"{folder.path} belongs to a device that gets its key by token; run: bletoken-peripheral reset"
-        )
-    if has is not None and has.mode_url != credentials.mode_url:
-        raise StorageError(f"{folder.path} has a key of {has.mode_url}, but mode_url is {credentials.mode_url}")
-    if has is not None and (has != credentials or claim is None or claim.claim_code != record.claim_code):
-        raise StorageError(
-            f"{folder.path} has another id, key or claim code already; run: bletoken-peripheral reset --erase-key"
-        )
-
-
-def _prepared(name: str) -> "Label":
-    from bletoken import files
-    from bletoken_peripheral import store
-
-    if name == "-":
-        return store.parse_code_file(sys.stdin.buffer.read(files.LARGEST + 1), "standard input")
-    return store.parse_code_file(files.read(Path(name)), name)
-
-
-def _label(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import UsageError
-    from bletoken_peripheral import label as pictures
-
-    if (arguments.batch is None) != (arguments.out is None):
-        raise UsageError("--batch and --out go together")
-    if arguments.batch is None and (arguments.no_pin or arguments.first_serial != 1):
-        raise UsageError("--no-pin and --first-serial are for --batch; this device has its code already")
-    if arguments.batch is not None:
-        return _batch(arguments)
-    config, folder = _open(arguments)
-    folder.check()
-    label = folder.read_label()
-    if label is None:
-        raise UsageError(f"there is no setup code in {folder.path}; run: bletoken-peripheral init")
-    if arguments.svg:
-        pictures.write(arguments.svg, pictures.svg(label, config.device_class).encode())
-    if arguments.png:
-        pictures.write(arguments.png, pictures.png(label))
-    if arguments.json:
-        console.say_json({"ok": True, "qr": label.qr.text, "pin": label.pin.text if label.pin else None})
-    elif not (arguments.svg or arguments.png):
-        unicode = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-        console.say(pictures.terminal(label, unicode=unicode))
-    return 0
-
-
-def _batch(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import UsageError
-    from bletoken_peripheral import factory
-
-    if arguments.svg or arguments.png:
-        raise UsageError("--svg and --png are for one label; --batch makes sheets in the folder of --out")
-    config, _ = _open(arguments)
-    made = factory.make(
-        arguments.out,
-        arguments.batch,
-        title=config.device_class,
-        entropy=secrets.token_bytes,
-        first_serial=arguments.first_serial,
-        with_pin=not arguments.no_pin,
-    )
-    if arguments.json:
-        console.say_json({"ok": True, "devices": arguments.batch, "files": [str(path) for path in made]})
-    else:
-        console.say(f"Made the setup codes of {arguments.batch} devices in {arguments.out}. Keep them as secrets.")
-        console.say(f"Each device takes its own: bletoken-peripheral init --code-file {made[0].name}")
-    return 0
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    from bletoken_peripheral.onboarding import Onboarding
-    from bletoken_peripheral.supervisor import Supervisor
-
-    config, folder = _open(arguments)
-    report = _report_json if arguments.json else _report_line
-    supervisor = Supervisor()
-
-    async def run() -> None:
-        async with supervisor.watched():
-            await onboarding.run()
-
-    with folder.lock():
-        onboarding = Onboarding(config, folder, report=_as_long_as_heard(report), ready=supervisor.ready)
-        asyncio.run(console.until_signalled(run()))
-    return 0
-
-
-def _as_long_as_heard(report: "Callable[[Progress], None]") -> "Callable[[Progress], None]":
-    """A device goes on when whoever read its output has gone."""
-
-    def told(progress: "Progress") -> None:
-        with contextlib.suppress(OSError):
-            report(progress)
-
-    return told
-
-
-def _report_line(progress: "Progress") -> None:
-    now = datetime.now().astimezone().strftime("%H:%M:%S")
-    device = f"device {progress.device_id}" if progress.device_id is not None else ""
-    rest = ", ".join(console.printable(part, 200) for part in (device, progress.detail) if part)
-    console.say(f"{now}  {progress.step}{': ' if rest else ''}{rest}")
-
-
-def _report_json(progress: "Progress") -> None:
-    content: dict[str, object] = {"step": progress.step}
-    if progress.detail:
-        content["detail"] = console.printable(progress.detail, 200)
-    if progress.device_id is not None:
-        content["device_id"] = progress.device_id
-    console.say_json(content)
-
-
-def _open_window(arguments: argparse.Namespace) -> int:
-    from bletoken_peripheral import control
-
-    _, folder = _open(arguments)
-    answer = control.ask(folder.path, control.Command.OPEN)
-    if arguments.json:
-        console.say_json({"ok": True, **answer})
-    else:
-        console.say(f"Companions can find the device for {answer.get('window_s')} s.")
-    return 0
-
-
-def _claim(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import UsageError
-    from bletoken.protocol.wire import LONGEST_CLAIM_S, SHORTEST_CLAIM_S
-
-    config, folder = _open(arguments)
-    folder.check()
-    credentials = folder.read_credentials()
-    if folder.read_claim() is None or credentials is None:
-        raise UsageError(
-            "this device is not pre-provisioned; init with --device-id, --api-key-file and --claim-code-file does that"
-        )
-    if not SHORTEST_CLAIM_S <= arguments.duration_s <= LONGEST_CLAIM_S:
-        raise UsageError(f"--duration-s takes {SHORTEST_CLAIM_S} to {LONGEST_CLAIM_S} seconds")
-    if arguments.off and arguments.wait:
-        raise UsageError("--off and --wait do not go together")
-    if credentials.mode_url not in ("", config.mode_url):
-        raise UsageError(f"the key is one of {credentials.mode_url}, but mode_url is {config.mode_url}")
-    return asyncio.run(_claim_with_mode(arguments, config, folder, credentials))
-
-
-async def _claim_with_mode(
-    arguments: argparse.Namespace, config: "Config", folder: "StateFolder", credentials: "Credentials"
-) -> int:
-    from bletoken.mode.device_api import DeviceApi
-    from bletoken_peripheral import claiming, control
-
-    def tell_running(seconds: int) -> None:
-        # It looks at MODE itself before long; MODE has said what this is about.
-        with contextlib.suppress(BletokenError):
-            control.ask(folder.path, control.Command.CLAIM, seconds)
-
-    async with DeviceApi(config.mode_url, ca_file=config.mode_ca) as api:
-        if arguments.off:
-            await claiming.patiently(lambda: claiming.turn_off(api, credentials))
-            _say(arguments, {"ok": True, "claimable": False}, "Claim mode is off.")
-            tell_running(0)
-            return 0
-        until = await claiming.patiently(lambda: claiming.turn_on(api, credentials, arguments.duration_s))
-        content: dict[str, object] = {"claimable": True, "until": until.isoformat()}
-        _say(
-            arguments,
-            {"step": "claimable", **content} if arguments.wait else {"ok": True, **content},
-            f"Claim mode is on until {until.astimezone():%H:%M:%S}."
-            " Claim the device with its claim code: bletoken-central claim --typed",
-        )
-        tell_running(arguments.duration_s)
-        if not arguments.wait:
-            return 0
-        home = await claiming.claimed(api, credentials, arguments.duration_s)
-    _say(arguments, {"ok": True, "home_id": home}, f"Claimed: the device is in home {home}.")
-    return 0
-
-
-def _say(arguments: argparse.Namespace, content: dict[str, object], text: str) -> None:
-    if arguments.json:
-        console.say_json(content)
-    else:
-        console.say(text)
-
-
-def _status(arguments: argparse.Namespace) -> int:
-    from bletoken_peripheral import control
-    from bletoken_peripheral.overview import lines, overview
-
-    config, folder = _open(arguments)
-    folder.check()
-    try:
-        running = control.ask(folder.path, control.Command.STATUS)
-    except NotRunningError:
-        running = None
-    content = overview(
-        folder.read_label(),
-        folder.read_journal(),
-        folder.read_credentials(),
-        folder.read_failures(),
-        running,
-        claim=folder.read_claim(),
-    )
-    if arguments.json:
-        about = {"device_class": config.device_class, "state_folder": str(folder.path)}
-        console.say_json({"ok": True, **content, **about})
-        return 0
-    for line in [f"{'class':11} {config.device_class}", *lines(content), f"{'folder':11} {folder.path}"]:
-        console.say(line)
-    return 0
-
-
-def _unlock(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import UsageError
-    from bletoken_peripheral import control
-
-    _, folder = _open(arguments)
-    folder.check()
-    if folder.read_label() is None:
-        raise UsageError(f"there is no setup code in {folder.path}; run: bletoken-peripheral init")
-    try:
-        control.ask(folder.path, control.Command.UNLOCK)
-    except NotRunningError:
-        with folder.lock():
-            folder.forget_failures()
-    if arguments.json:
-        console.say_json({"ok": True})
-    else:
-        console.say("The device takes PINs again.")
-    return 0
-
-
-def _identify(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import UsageError
-    from bletoken_peripheral import identification
-
-    config, _ = _open(arguments)
-    if not config.identify_command:
-        raise UsageError(f"the configuration {arguments.config} has no identify_command")
-    asyncio.run(identification.run(config.identify_command))
-    if arguments.json:
-        console.say_json({"ok": True})
-    else:
-        console.say("The command ran to its end.")
-    return 0
-
-
-def _reset(arguments: argparse.Namespace) -> int:
-    from bletoken.errors import UsageError
-
-    _, folder = _open(arguments)
-    with folder.lock():
-        # With --erase-key nothing is read, so that it helps whatever state the files are in.
-        kept = None if arguments.erase_key else _from_the_maker(folder)
-        if not arguments.yes:
-            if not sys.stdin.isatty():
-                raise UsageError("reset forgets the device's credentials; say --yes if that is meant")
-            forgets = "the device's id and key" if kept is None else "that the device was claimed"
-            console.say(f"This forgets {forgets}. The device in the MODE home is not removed.")
-            try:
-                answer = input("Type yes to go on: ")
-            except EOFError:
-                answer = ""
-            if answer.strip().lower() != "yes":
-                console.say("Nothing was changed.")
-                return 1
-        if kept is None:
-            folder.erase_onboarding()
-        else:
-            folder.write_claim(kept)
-    _say(arguments, {"ok": True}, "The device is as before its first provisioning; its setup code is unchanged.")
-    return 0
-
-
-def _from_the_maker(folder: "StateFolder") -> "ClaimRecord | None":
-    """The claim record as it came from the maker; None for a device that is not pre-provisioned.
-
-    Nobody but the maker could give the device another id and key, so a reset keeps them.
-    """
-    from bletoken.errors import StorageError
-
-    try:
-        claim = folder.read_claim()
-        if claim is None or folder.read_credentials() is None:
-            return None
-    except StorageError as e:
-        if not folder.has_claim():
-            return None
-        raise StorageError(
-            f"{e}; reset --erase-key forgets it, and init with its id, key and claim code mends it"
-        ) from e
-    return replace(claim, is_claimed=False, was_opened=False)
 
 
 if __name__ == "__main__":

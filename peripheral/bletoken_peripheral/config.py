@@ -1,17 +1,17 @@
 """The device's configuration: one TOML file, checked once, with errors that name the key. It opens nothing else."""
 
-import difflib
 import os
 import re
 import stat
 import tomllib
 from collections.abc import Callable
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import KW_ONLY, MISSING, fields
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
 from bletoken.errors import UsageError
+from bletoken.frozen import frozen
 from bletoken.protocol.wire import LONGEST_CLASS
 
 _LARGEST_FILE: Final = 65536
@@ -19,7 +19,7 @@ _LONGEST_COMMAND: Final = 64
 _NO_WAIT: Final = getattr(os, "O_NONBLOCK", 0)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@frozen
 class Config:
     """What the device is and where its things are.
 
@@ -37,6 +37,7 @@ class Config:
             none. No shell reads it.
     """
 
+    _: KW_ONLY
     device_class: str
     state: Path = Path("/var/lib/bletoken")
     mode_url: str = "https://api.tinkermode.com"
@@ -84,6 +85,8 @@ def _check(content: dict[str, object], folder: Path) -> Config:
     known = {f.name: f for f in fields(Config)}
     for name in content:
         if name not in known:
+            import difflib
+
             near = difflib.get_close_matches(name, known, n=1)
             raise ValueError(f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
     for name, f in known.items():

@@ -9,7 +9,6 @@ from typing import Any, Final, Protocol, Self
 
 from bletoken.errors import RadioUnavailableError, RemoteProtocolError, UsageError
 from bletoken.protocol import frames
-from bletoken.protocol.device import SHARED_PEER
 from bletoken.protocol.wire import HELLO_UUID, SERVICE_UUID, STATUS_UUID, TOKEN_UUID
 
 _log = logging.getLogger(__name__)
@@ -75,8 +74,11 @@ class GattServer:
                 self._server.on_radio_away = self._companions.radio_away
                 self._server.on_radio_back = self._companions.radio_back
             else:
+                from bletoken.protocol.device import SHARED_PEER
+
                 self._server.read_request_func = lambda c, **_: bytearray(self.read(SHARED_PEER, c.uuid, 0))
                 self._server.write_request_func = lambda c, value, **_: self.write(SHARED_PEER, c.uuid, bytes(value))
+                self.connected(SHARED_PEER)
             await self._server.add_new_service(SERVICE_UUID)
             for uuid, properties, permissions in (
                 (HELLO_UUID, Properties.read, Permissions.readable),
@@ -85,8 +87,6 @@ class GattServer:
                 (STATUS_UUID, Properties.read | Properties.notify, Permissions.readable),
             ):
                 await self._server.add_new_characteristic(SERVICE_UUID, uuid, properties, None, permissions)
-            if not self._knows_peers:
-                self.connected(SHARED_PEER)
             await self._server.start()
         except BaseException as e:
             # Half a start must not stay on the air.

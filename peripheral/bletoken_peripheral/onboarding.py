@@ -8,12 +8,12 @@ import contextlib
 import importlib
 import logging
 import math
-import random
-import secrets
+import os
 import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from bletoken.errors import (
@@ -30,7 +30,6 @@ from bletoken.errors import (
     UsageError,
 )
 from bletoken.mode.credentials import Credentials
-from bletoken.protocol.device import DeviceMachine, Drop, Output, Requested, Send, SessionId, TooManyMessagesError
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
 from bletoken.protocol.wire import (
@@ -51,16 +50,17 @@ from bletoken.protocol.wire import (
     token_ref,
 )
 from bletoken_peripheral import control, identification, redemption
-from bletoken_peripheral.claiming import KEEP_ALIVE_S, Claiming, ClaimRecord, bounded_reason
 from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
 from bletoken_peripheral.progress import Progress
-from bletoken_peripheral.redemption import Event, Failure, Journal, Phase
+from bletoken_peripheral.redemption import KEEP_ALIVE_S, Event, Failure, Journal, Phase, bounded_reason
 from bletoken_peripheral.store import StateFolder
 
 if TYPE_CHECKING:
     from bletoken.mode.device_api import DeviceApi
+    from bletoken.protocol.device import DeviceMachine, Output, SessionId
+    from bletoken_peripheral.claiming import Claiming, ClaimRecord
 
 _log = logging.getLogger(__name__)
 
@@ -80,9 +80,11 @@ That is after each step of a token, and after the start of a provisioned device:
 the companion heard.
 """
 
-_LONGEST_NAP_S: Final = 5
-"""Seconds after which the window is looked at again: the loop's clock stops while the device sleeps, the boot clock
-does not."""
+LONGEST_NAP_S: Final = 30
+"""Seconds after which an open window is looked at again, where nobody calls `Onboarding.awake` as often.
+
+The loop's clock stops while the device sleeps, the boot clock does not: a window that ends meanwhile is closed so late.
+"""
 
 
 class Onboarding:
@@ -93,6 +95,7 @@ class Onboarding:
         folder: The state folder, locked.
         report: Is told of progress.
         ready: Is called each time a companion can find the device, and each time there is no window for that.
+        is_woken: Whether somebody calls `awake` every `LONGEST_NAP_S` seconds or more often.
         entropy: Fresh random octets.
 
     Raises:
@@ -107,7 +110,8 @@ class Onboarding:
         *,
         report: Callable[[Progress], None],
         ready: Callable[[], None] = lambda: None,
-        entropy: Entropy = secrets.token_bytes,
+        is_woken: bool = False,
+        entropy: Entropy = os.urandom,
     ) -> None:
         label = folder.read_label()
         if label is None:
@@ -116,6 +120,7 @@ class Onboarding:
         self._folder = folder
         self._tell_caller = report
         self._ready = ready
+        self._is_woken = is_woken
         self._caller_failed: asyncio.Future[None] | None = None
         self._entropy = entropy
         self._label = label
@@ -130,15 +135,7 @@ class Onboarding:
         self._event_sent = False
         self._claiming = self._claiming_of(folder.read_claim())
         failures = folder.read_failures()
-        self._machine = DeviceMachine(
-            label,
-            guesses=None if failures is None else GuessRecord.after_boot(failures, _now()),
-            save_guesses=lambda record: folder.write_failures(record.failures),
-            entropy=entropy,
-            actions=self._actions(),
-            state=self._coarse_state(),
-            device_class=config.device_class,
-        )
+        self._guesses = None if failures is None else GuessRecord.after_boot(failures, _now())
         self._server: GattServer | None = None
         self._watchers: dict[SessionId, int] = {}
         self._messages: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
@@ -153,6 +150,24 @@ class Onboarding:
         self._work = asyncio.Event()
         self._on_air = asyncio.Event()
         self._deadlines = asyncio.Event()
+
+    @cached_property
+    def _machine(self) -> "DeviceMachine":
+        """What answers companions, made when the first of them connects: who waits for one gets by with less memory.
+
+        That one hardly waits for it: it looks which services there are, before it reads or writes.
+        """
+        from bletoken.protocol.device import DeviceMachine
+
+        return DeviceMachine(
+            self._label,
+            guesses=self._guesses,
+            save_guesses=lambda record: self._folder.write_failures(record.failures),
+            entropy=self._entropy,
+            actions=self._actions(),
+            state=self._coarse_state(),
+            device_class=self._config.device_class,
+        )
 
     async def run(self) -> None:
         """Serve companions until cancelled. A request to MODE that is under way is finished first.
@@ -184,6 +199,11 @@ class Onboarding:
                 tasks.create_task(self._serve_redemption())
         except BaseExceptionGroup as group:
             raise self._worst_of(group) from None
+
+    def awake(self) -> None:
+        """Look whether an open window has ended: this process is awake anyway, and may have slept long."""
+        if self._server is not None:
+            self._changed.set()
 
     def _report(self, progress: Progress) -> None:
         """Tell the caller. What it raises ends `run`, and never the radio's or the journal's own doings."""
@@ -268,7 +288,7 @@ class Onboarding:
                 self._is_on_air()
                 while (left := self._window_s()) > 0:
                     with contextlib.suppress(TimeoutError):
-                        async with asyncio.timeout(min(left, _LONGEST_NAP_S)):
+                        async with asyncio.timeout(left if self._is_woken else min(left, LONGEST_NAP_S)):
                             await self._changed.wait()
                     self._changed.clear()
                     if self._radio_lost:
@@ -283,7 +303,7 @@ class Onboarding:
         self._on_air.set()
         self._ready()
 
-    def _is_first_window(self, claiming: Claiming) -> bool:
+    def _is_first_window(self, claiming: "Claiming") -> bool:
         try:
             return claiming.open_first_window()
         except StorageError as e:
@@ -297,7 +317,7 @@ class Onboarding:
         return max(self._window_until, self._linger_until) - _now()
 
     def _advert_name(self, nonce: bytes) -> str:
-        return str(AdvertName(self._machine.state.letter, self._label.qr.advert_tag(nonce)))
+        return str(AdvertName(self._coarse_state().letter, self._label.qr.advert_tag(nonce)))
 
     def connected(self, peer: str) -> None:
         """See `gatt_server.Companions`."""
@@ -325,6 +345,8 @@ class Onboarding:
             message = self._machine.frame_received(peer, frame, _now())
             if message is not None:
                 if self._waiting[peer] >= _MOST_WAITING_MESSAGES:
+                    from bletoken.protocol.device import TooManyMessagesError
+
                     raise TooManyMessagesError("too many messages at once", att_error_hint=0x85)
                 self._waiting[peer] += 1
                 self._messages.put_nowait((peer, message))
@@ -353,33 +375,39 @@ class Onboarding:
             await self._drop_overdue()
 
     async def _watch_deadlines(self) -> None:
+        # Before the first companion comes nothing is due.
+        due: float | None = None
         while True:
-            due = self._machine.next_timeout
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(None if due is None else max(0, due - _now())):
                     await self._deadlines.wait()
             self._deadlines.clear()
             await self._drop_overdue()
+            due = self._machine.next_timeout
 
     async def _drop_overdue(self) -> None:
+        from bletoken.protocol.device import Drop
+
         for output in self._machine.timeouts(_now()):
             if isinstance(output, Drop) and self._server is not None:
                 self._report(Progress("companion dropped", "it did not prove that it knows the setup code"))
                 await self._server.disconnect(output.peer)
 
-    def _carry_out(self, outputs: list[Output]) -> None:
+    def _carry_out(self, outputs: "list[Output]") -> None:
+        from bletoken.protocol.device import Requested, Send
+
         for output in outputs:
             if isinstance(output, Send) and self._server is not None:
                 self._server.send(output.peer, output.message)
             elif isinstance(output, Requested):
                 self._requested(output.session, output.counter, output.request)
 
-    def _tell(self, session: SessionId, status: Status) -> None:
+    def _tell(self, session: "SessionId", status: Status) -> None:
         self._carry_out(self._machine.send(session, status))
 
     # Requests --------------------------------------------------------------------------------------------------------
 
-    def _requested(self, session: SessionId, counter: int, request: Request) -> None:
+    def _requested(self, session: "SessionId", counter: int, request: Request) -> None:
         match request:
             case Provision():
                 self._provision(session, counter, request)
@@ -392,7 +420,7 @@ class Onboarding:
             case Claim():
                 self._asked_to_claim(session, counter, request)
 
-    def _provision(self, session: SessionId, counter: int, request: Provision) -> None:
+    def _provision(self, session: "SessionId", counter: int, request: Provision) -> None:
         taken: Journal | FailureCode = redemption.take(
             self._journal, request, has_credentials=self._credentials is not None
         )
@@ -414,7 +442,7 @@ class Onboarding:
         self._watchers[session] = counter
         self._tell(session, self._status(counter))
 
-    def _asked_to_identify(self, session: SessionId, counter: int) -> None:
+    def _asked_to_identify(self, session: "SessionId", counter: int) -> None:
         if self._is_identifying:
             # It is showing itself already, which is what was asked for.
             self._tell(session, Done(counter))
@@ -427,7 +455,7 @@ class Onboarding:
             session, counter = await self._identify.get()
             answered = False
 
-            def started(session: SessionId = session, counter: int = counter) -> None:
+            def started(session: "SessionId" = session, counter: int = counter) -> None:
                 nonlocal answered
                 answered = True
                 self._report(Progress("identifying"))
@@ -442,7 +470,7 @@ class Onboarding:
             finally:
                 self._is_identifying = False
 
-    def _asked_to_claim(self, session: SessionId, counter: int, request: Claim) -> None:
+    def _asked_to_claim(self, session: "SessionId", counter: int, request: Claim) -> None:
         if self._claiming is None or _now() >= self._claim_window_until:
             self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="its window is closed"))
             return
@@ -450,7 +478,7 @@ class Onboarding:
         self._linger_until = _now() + _LAST_ANSWER_S
         self._claiming.ask(session, counter, request.duration_s)
 
-    def _asked_to_unlock(self, session: SessionId, counter: int) -> None:
+    def _asked_to_unlock(self, session: "SessionId", counter: int) -> None:
         if self._folder.read_failures() is None:
             # Nobody knows how often the PIN was tried, or why the record is gone; that is for somebody at the device.
             self._tell(session, Failed(counter, code=FailureCode.NOT_ALLOWED, reason="unlock it on the device"))
@@ -509,7 +537,7 @@ class Onboarding:
 
     # Claim mode ------------------------------------------------------------------------------------------------------
 
-    def _claiming_of(self, record: ClaimRecord | None) -> Claiming | None:
+    def _claiming_of(self, record: "ClaimRecord | None") -> "Claiming | None":
         """What a pre-provisioned device has; any other has none."""
         if record is None:
             return None
@@ -521,6 +549,8 @@ class Onboarding:
             raise StorageError(
                 f"{self._folder.path} has both a claim code and a token's journal; {_RUN_RESET} --erase-key"
             )
+        from bletoken_peripheral.claiming import Claiming
+
         return Claiming(
             record,
             self._credentials,
@@ -588,7 +618,7 @@ class Onboarding:
             failure, wait_s = await self._redeem_once(api)
             if failure is None:
                 return
-            wait_s = max(wait_s, pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+            wait_s = max(wait_s, _jittered(pause))
             if _now() + wait_s >= give_up_at:
                 expired = expires_in_s <= self._config.retry_s and self._journal.expires_in_s > 0
                 self._fail(Failure(FailureCode.TOKEN_EXPIRED) if expired else failure)
@@ -724,7 +754,7 @@ class Onboarding:
             except (CloudError, StorageError) as e:
                 waiting = "cannot write the journal" if isinstance(e, StorageError) else "waiting for MODE"
                 self._report(Progress(waiting, str(e)))
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+                await asyncio.sleep(_jittered(pause))
                 pause = min(pause * 2, _LONGEST_ANNOUNCE_PAUSE_S)
 
     async def _announce_once(self, api: "DeviceApi", credentials: Credentials, journal: Journal) -> None:
@@ -758,7 +788,7 @@ class Onboarding:
                     self._save(journal.after(Event.KEY_ACCEPTED))
             except (CloudError, StorageError) as e:
                 _log.debug("not checked: %s", type(e).__name__)
-                await asyncio.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 jitter, not a secret
+                await asyncio.sleep(_jittered(pause))
                 pause = min(pause * 2, _LONGEST_CHECK_PAUSE_S)
             else:
                 return
@@ -801,6 +831,13 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for part in error.exceptions for leaf in _leaves(part)]
     return [error]
+
+
+def _jittered(pause: float) -> float:
+    """Somewhat less than this pause, so that devices that lost MODE together do not come back together."""
+    import random
+
+    return pause * random.uniform(0.5, 1)  # noqa: S311 no secret
 
 
 def _now() -> float:

@@ -1,9 +1,9 @@
 """What a person who watches the device is told; it shows nothing itself."""
 
-from dataclasses import dataclass
+from bletoken.frozen import frozen
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Progress:
     """Something happened that a person watching the device wants to know.
 

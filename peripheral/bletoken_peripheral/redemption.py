@@ -5,11 +5,13 @@ A token can be redeemed once and MODE takes no idempotency key, so the one thing
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from enum import Enum
 from typing import Final, Self
 
+from bletoken.frozen import frozen
 from bletoken.protocol.wire import (
+    LONGEST_REASON,
     Accepted,
     CoarseState,
     Failed,
@@ -21,6 +23,9 @@ from bletoken.protocol.wire import (
     Stored,
     token_ref,
 )
+
+KEEP_ALIVE_S: Final = 10.0
+"""Seconds after which a waiting companion hears that it goes on; companions have patience for 30 s."""
 
 
 class Phase(Enum):
@@ -85,7 +90,7 @@ MOST_UNKNOWN: Final = 32
 """Earlier tokens of unknown outcome that the journal keeps in mind; a token lives for minutes."""
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Failure:
     """Why a token ended, or why its credentials are no good.
 
@@ -100,7 +105,7 @@ class Failure:
     retry_after_s: int = 0
 
 
-@dataclass(frozen=True, slots=True)
+@frozen
 class Journal:
     """The record of one token.
 
@@ -246,3 +251,8 @@ def coarse_state(journal: Journal | None, *, has_credentials: bool, is_claimable
             return CoarseState.OUTCOME_UNKNOWN
         case _:
             return CoarseState.PROVISIONED if has_credentials else CoarseState.READY
+
+
+def bounded_reason(text: str) -> str:
+    """MODE's reason as a status can carry it."""
+    return text.encode("utf-8", "replace")[:LONGEST_REASON].decode("utf-8", "ignore")

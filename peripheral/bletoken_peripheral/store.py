@@ -7,17 +7,18 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from bletoken import files, records
 from bletoken.errors import InUseError, StorageError
 from bletoken.mode.credentials import Credentials
-from bletoken.mode.models import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
 from bletoken.protocol.wire import LONGEST_CLAIM_CODE, LONGEST_REASON, TOKEN_REF_SIZE, FailureCode, token_ref
-from bletoken_peripheral.claiming import ClaimRecord
 from bletoken_peripheral.redemption import MOST_UNKNOWN, Failure, Journal, Phase
+
+if TYPE_CHECKING:
+    from bletoken_peripheral.claiming import ClaimRecord
 
 if sys.platform == "win32":
     import msvcrt
@@ -146,7 +147,7 @@ class StateFolder:
         """Make the credentials durable."""
         self._replace(CREDENTIALS_FILE, credentials.content())
 
-    def read_claim(self) -> ClaimRecord | None:
+    def read_claim(self) -> "ClaimRecord | None":
         """What a pre-provisioned device keeps; None for any other."""
         return self._read(CLAIM_FILE, _claim_from)
 
@@ -154,7 +155,7 @@ class StateFolder:
         """Whether there is something by the claim record's name, readable or not."""
         return os.path.lexists(self.path / CLAIM_FILE)
 
-    def write_claim(self, record: ClaimRecord) -> None:
+    def write_claim(self, record: "ClaimRecord") -> None:
         """Make the claim record durable."""
         self._replace(
             CLAIM_FILE,
@@ -300,7 +301,10 @@ def _failure_from(content: object) -> Failure:
     return Failure(FailureCode[records.text(content, "code")], reason, records.integer(content, "retry_after_s", 2**32))
 
 
-def _claim_from(content: Mapping[str, object]) -> ClaimRecord:
+def _claim_from(content: Mapping[str, object]) -> "ClaimRecord":
+    # Most devices are not pre-provisioned.
+    from bletoken_peripheral.claiming import ClaimRecord
+
     claim_code = _secret(content, "claim_code")
     if len(claim_code) > LONGEST_CLAIM_CODE:
         raise ValueError("claim_code")
@@ -315,6 +319,9 @@ def _boolean(content: Mapping[str, object], name: str) -> bool:
 
 
 def _secret(content: Mapping[str, object], name: str) -> str:
+    # A device that has none does without, as its start is to be quick.
+    from bletoken.mode.models import is_secret
+
     value = records.text(content, name)
     if not is_secret(value):
         # It goes into a request's header or body.

@@ -5,9 +5,10 @@ The sign of life comes from the event loop, so a loop that hangs is noticed, and
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 
 
 class Supervisor:
@@ -25,10 +26,19 @@ class Supervisor:
         """The device does what it is there for."""
         self._notify("READY=1")
 
+    @property
+    def interval_s(self) -> float:
+        """Seconds between two signs of life; infinite where nobody wants any."""
+        return self._interval_s if self._address and self._interval_s else math.inf
+
     @contextlib.asynccontextmanager
-    async def watched(self) -> AsyncIterator[None]:
-        """Give signs of life while inside, half as often as systemd wants at least; say at the end that it is one."""
-        living = asyncio.create_task(self._live()) if self._address and self._interval_s else None
+    async def watched(self, alive: Callable[[], None] = lambda: None) -> AsyncIterator[None]:
+        """Give signs of life while inside, twice as often as systemd wants at least; say at the end that it is one.
+
+        Args:
+            alive: Is called with each, for what can be done when the process is awake anyway.
+        """
+        living = asyncio.create_task(self._live(alive)) if math.isfinite(self.interval_s) else None
         try:
             yield
         finally:
@@ -37,9 +47,10 @@ class Supervisor:
                 await asyncio.wait({living})
             self._notify("STOPPING=1")
 
-    async def _live(self) -> None:
+    async def _live(self, alive: Callable[[], None]) -> None:
         while True:
             self._notify("WATCHDOG=1")
+            alive()
             await asyncio.sleep(self._interval_s)
 
     def _notify(self, message: str) -> None:

@@ -11,7 +11,8 @@ import os
 import sys
 from pathlib import Path
 
-from bletoken.console import parser, printable, run_command, say, until_signalled
+from bletoken.command_line import parser
+from bletoken.console import printable, run_command, say, until_signalled
 from bletoken.errors import CloudError
 from bletoken.mode import credentials
 from bletoken.mode.device_connection import DeviceConnection

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ def main() -> int:
     arguments = parser.parse_args()
     # The libraries warn of what is part of every trial here, such as a device that goes away.
     logging.disable(logging.WARNING)
+    began_at = time.monotonic()
     plan = Plan.quick() if arguments.quick else Plan.whole()
     try:
         warm_up(arguments.seed)
@@ -53,7 +55,7 @@ def main() -> int:
     if arguments.json:
         arguments.json.write_text(json.dumps(results.to_json(), indent=1))
     print(report.summary(results))
-    print(f"\nThe whole report: {folder / 'BENCHMARKS.md'}")
+    print(f"\nThe whole report: {folder / 'BENCHMARKS.md'}, in {(time.monotonic() - began_at) / 60:.1f} minutes")
     return 0
 
 

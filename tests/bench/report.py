@@ -287,7 +287,8 @@ def _real(results: Results) -> str:
     head = ("interval, MTU, octets", "contender", "has the token", "floor", "result")
     return (
         "The same programs with a clock that waits like everybody's: here the air, the cloud, the disk and whatever"
-        " else the machine does count too, all on one processor. Only the ratios of one run mean something."
+        " else the machine does count too, all on one processor. Only bletoken waits for a disk: its device says that"
+        " it has the token when it is there to stay. Only the ratios of one run mean something."
         " Milliseconds; median (95th percentile).\n\n" + _table(head, rows)
     )
 

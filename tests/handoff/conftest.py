@@ -67,5 +67,5 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     made = Clock(onboarding._now)
     monkeypatch.setattr(onboarding, "_now", made)
-    monkeypatch.setattr(onboarding, "_LONGEST_NAP_S", 0.02)
+    monkeypatch.setattr(onboarding, "LONGEST_NAP_S", 0.02)
     return made

@@ -3,7 +3,9 @@
 import asyncio
 import random
 import signal
+import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -337,6 +339,23 @@ async def test_a_device_that_mode_knows_after_all_is_provisioned_again_after_a_r
     await device.start()
     await until(lambda: device.journal == journal)
     assert isinstance(await ask(bench, device.label.qr, AskStatus()), Provisioned)
+
+
+@pytest.mark.skipif(not hasattr(time, "CLOCK_BOOTTIME"), reason="systemd is Linux's")
+async def test_under_systemd_a_window_that_was_slept_through_closes_with_the_next_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(tmp_path / "notify"))
+        monkeypatch.setenv("NOTIFY_SOCKET", systemd.getsockname())
+        monkeypatch.setenv("WATCHDOG_USEC", "400000")
+        async with open_bench(Processes(CLOCKWORK), tmp_path) as bench:
+            device = bench.device(window_s=1200)
+            await device.start()
+            for _ in range(4):
+                assert "window closed" not in device.steps
+                await pass_the_delay(device)
+            await device.saw("window closed")
 
 
 # The PIN ------------------------------------------------------------------------------------------------------------

@@ -7,53 +7,10 @@ import json
 import logging
 import signal
 import tempfile
-from pathlib import Path
 from types import FrameType
 from typing import Final
 
 _QUIET: Final = ("bumble", "asyncio")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options to its parser."""
-    parser.add_argument(
-        "--listen",
-        metavar="ENDPOINT",
-        help="where programs join: unix:/path/to/air.sock or tcp:127.0.0.1:4242; by default a fresh socket",
-    )
-    parser.add_argument(
-        "--adapters",
-        metavar="N",
-        type=int,
-        default=0,
-        help="make N adapters of this machine that are on the air, for BlueZ (root only)",
-    )
-    parser.add_argument("--btsnoop", metavar="FILE", type=Path, help="record all HCI packets; Wireshark opens the file")
-    parser.add_argument(
-        "--interval-ms", metavar="MS", type=float, default=15.0, help="connection interval; 0 for none (default 15)"
-    )
-    parser.add_argument("--delay-ms", metavar="MS", type=float, default=0.0, help="more delay on connections")
-    parser.add_argument(
-        "--control-delay-ms", metavar="MS", type=float, default=0.0, help="more delay for link control (BlueZ: 100)"
-    )
-    parser.add_argument("--jitter-ms", metavar="MS", type=float, default=0.0, help="random delay up to this much")
-    parser.add_argument(
-        "--advertising-loss", metavar="SHARE", type=float, default=0.0, help="advertisements missed, 0 to 1"
-    )
-    parser.add_argument(
-        "--drop-after", metavar="N", type=int, help="every connection breaks after N packets (default never)"
-    )
-    parser.add_argument(
-        "--drop-share", metavar="SHARE", type=float, default=0.0, help="connections that break by themselves, 0 to 1"
-    )
-    parser.add_argument(
-        "--drop-within", metavar="N", type=int, default=20, help="those break after fewer packets than N (default 20)"
-    )
-    parser.add_argument(
-        "--supervision-timeout-s", metavar="S", type=float, default=0.42, help="a silent peer is lost after (0.42)"
-    )
-    parser.add_argument("--seed", metavar="N", type=int, default=0, help="everything random comes from it")
-    parser.add_argument("--json", action="store_true", help="print one JSON object when ready")
 
 
 def run(args: argparse.Namespace) -> int:

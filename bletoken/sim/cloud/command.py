@@ -6,7 +6,6 @@ import json
 import signal
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +14,6 @@ from bletoken.sim.cloud import developer_console
 
 if TYPE_CHECKING:
     from bletoken.sim.cloud.settings import Settings
-
-DESCRIPTION = """\
-Runs a local MODE for tests and for your desk. It prints its URL, and runs until it is interrupted.
-Everything in it is made up; its database is not protected.
-With a command it does not run, but does what MODE's Developer Console does."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add this command's options to its parser."""
-    parser.description = DESCRIPTION
-    parser.add_argument("--host", default="127.0.0.1", help="loopback address to listen on (default: %(default)s)")
-    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
-    parser.add_argument("--db", type=Path, metavar="FILE", help="database file (default: in memory)")
-    parser.add_argument("--settings", type=Path, metavar="FILE", help="JSON object with settings")
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=VALUE",
-        dest="assignments",
-        help="a setting, for instance token_lifetime_s=60 or token_used=409:TOKEN_USED; repeatable, wins over the file",
-    )
-    parser.add_argument(
-        "--seed", action="store_true", help="make a demo project, device class, user and home, and print them"
-    )
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of text")
-    developer_console.add_commands(parser)
 
 
 def run(args: argparse.Namespace) -> int:

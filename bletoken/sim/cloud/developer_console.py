@@ -14,101 +14,16 @@ from typing import TYPE_CHECKING, Any, Final
 
 from bletoken import console, files
 from bletoken.errors import ExistsError, UsageError
+from bletoken.sim.cloud.arguments import PASSWORD_VARIABLE
 
 if TYPE_CHECKING:
     from bletoken.sim.cloud.records import Device
     from bletoken.sim.cloud.store import Store
 
-PASSWORD_VARIABLE: Final = "BLETOKEN_MODE_PASSWORD"
 _LARGEST_PASSWORD: Final = 4096
 
 Content = dict[str, Any]
 Command = Callable[["Store", argparse.Namespace], Content]
-
-
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the commands below `bletoken-sim cloud`. A chosen one is `arguments.console`; without one it is None."""
-    parser.set_defaults(console=None)
-    # Both may stand before the command, too, where the parser above takes them.
-    common = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    common.add_argument("--db", type=Path, metavar="FILE", default=argparse.SUPPRESS, help="the database file")
-    common.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help="print one JSON object")
-    nouns = parser.add_subparsers(
-        title="instead of running it, change what is in its database (with --db; it may be running)",
-        metavar="[COMMAND]",
-    )
-    project = _option("--project", "the project", required=True)
-    home = _option("--home", "the home", required=True)
-    user = _option("--user", "the user", required=True)
-    device = argparse.ArgumentParser(add_help=False)
-    device.add_argument("device", type=_id, metavar="ID", help="the device")
-
-    verbs = _noun(nouns, "project", "projects, and how they make their devices")
-    one = _verb(verbs, "add", _add_project, [common], "make a project, whose devices are made ahead of time")
-    one.add_argument("--name", default="", help="what it is called")
-    one.add_argument("--id", type=_id, dest="project", metavar="ID", help="its id (default: the next one)")
-    one.add_argument("--on-demand", action="store_true", help="its devices are made on demand")
-    _verb(verbs, "list", _list_projects, [common], "list the projects")
-    one = _verb(verbs, "on-demand", _set_on_demand, [common, project], "switch On-demand Device Provisioning")
-    one.add_argument("switch", choices=("on", "off"))
-    one = _verb(verbs, "key", _make_project_key, [common, project], "make a project API key")
-    one.add_argument("--key-file", type=Path, metavar="FILE", help="write it there instead of printing it")
-
-    verbs = _noun(nouns, "class", "device classes")
-    one = _verb(verbs, "add", _add_class, [common, project], "add a device class to a project")
-    one.add_argument("name", metavar="CLASS")
-    _verb(verbs, "list", _list_classes, [common, project], "list a project's device classes")
-
-    verbs = _noun(nouns, "app", "apps")
-    one = _verb(verbs, "add", _add_app, [common, project], "add an app to a project")
-    one.add_argument("name", metavar="APP")
-    _verb(verbs, "list", _list_apps, [common, project], "list a project's apps")
-
-    verbs = _noun(nouns, "user", "users")
-    one = _verb(verbs, "add", _add_user, [common, project], "make a user")
-    one.add_argument("--email", required=True)
-    one.add_argument("--name", default="")
-    one.add_argument(
-        "--password-file", metavar="FILE", help=f"- for standard input; else {PASSWORD_VARIABLE}, else asked for"
-    )
-    _verb(verbs, "list", _list_users, [common, project], "list a project's users")
-
-    verbs = _noun(nouns, "home", "homes")
-    one = _verb(verbs, "add", _add_home, [common, project], "make a home")
-    one.add_argument("--name", required=True)
-    one.add_argument("--owner", type=_id, metavar="ID", help="the user who owns it (default: nobody)")
-    _verb(verbs, "list", _list_homes, [common, project], "list a project's homes")
-    _verb(verbs, "remove", _remove_home, [common, home], "delete a home, and remove its devices")
-
-    verbs = _noun(nouns, "member", "members of homes")
-    one = _verb(verbs, "add", _add_member, [common, home, user], "make a user a member, or change what it may do")
-    one.add_argument("--role", choices=("owner", "member"), default="member", help="(default: %(default)s)")
-    _verb(verbs, "list", _list_members, [common, home], "list a home's members")
-    _verb(verbs, "remove", _remove_member, [common, home, user], "end a membership")
-
-    verbs = _noun(nouns, "device", "devices")
-    one = _verb(verbs, "add", _add_device, [common, project], "make a device ahead of time")
-    one.add_argument("--class", dest="device_class", required=True, metavar="CLASS", help="its device class")
-    one.add_argument("--name", default="")
-    one.add_argument("--tag", default="", help="for instance its serial number")
-    one.add_argument("--key-file", type=Path, metavar="FILE", help="write its API key there instead of printing it")
-    one.add_argument("--claim-code-file", type=Path, metavar="FILE", help="the same for its claim code")
-    one = _verb(verbs, "list", _list_devices, [common], "list devices")
-    one.add_argument("--project", type=_id, metavar="ID", help="those of this project")
-    one.add_argument("--home", type=_id, metavar="ID", help="those in this home")
-    one = _verb(verbs, "show", _show_device, [common, device], "show a device")
-    one.add_argument("--secrets", action="store_true", help="with its API key and claim code")
-    _verb(verbs, "move", _move_device, [common, device, home], "put a device into a home")
-    _verb(verbs, "remove", _remove_device, [common, device], "take a device out of its home, as a user does")
-    _verb(verbs, "delete", _delete_device, [common, device], "delete a device; its API key stops working")
-
-    verbs = _noun(nouns, "token", "provisioning tokens")
-    one = _verb(verbs, "add", _add_token, [common, home], "make a provisioning token")
-    one.add_argument("--class", dest="device_class", required=True, metavar="CLASS", help="the device's class")
-    one.add_argument("--tag", default="", help="the device's tag")
-    one.add_argument("--lifetime-s", type=int, default=900, metavar="S", help="(default: %(default)s)")
-    one.add_argument("--token-file", type=Path, metavar="FILE", help="write it there instead of printing it")
-    _verb(verbs, "list", _list_tokens, [common, home], "list a home's tokens, without the tokens themselves")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -121,14 +36,40 @@ def run(arguments: argparse.Namespace) -> int:
         UsageError: Something that was named is not there, or cannot be.
         StorageError: The database or a file cannot be used.
     """
+    commands: dict[str, Command] = {
+        "add_app": _add_app,
+        "add_class": _add_class,
+        "add_device": _add_device,
+        "add_home": _add_home,
+        "add_member": _add_member,
+        "add_project": _add_project,
+        "add_token": _add_token,
+        "add_user": _add_user,
+        "delete_device": _delete_device,
+        "list_apps": _list_apps,
+        "list_classes": _list_classes,
+        "list_devices": _list_devices,
+        "list_homes": _list_homes,
+        "list_members": _list_members,
+        "list_projects": _list_projects,
+        "list_tokens": _list_tokens,
+        "list_users": _list_users,
+        "make_project_key": _make_project_key,
+        "move_device": _move_device,
+        "remove_device": _remove_device,
+        "remove_home": _remove_home,
+        "remove_member": _remove_member,
+        "set_on_demand": _set_on_demand,
+        "show_device": _show_device,
+    }
     from bletoken.sim.cloud.store import Store
 
     if arguments.db is None:
         raise UsageError("name the database file with --db FILE; it is the one that the local MODE was started with")
-    if not arguments.db.exists() and arguments.console is not _add_project:
+    if not arguments.db.exists() and arguments.console != "add_project":
         raise UsageError(f"there is no database {arguments.db}; `project add` makes one")
     with Store(arguments.db) as store:
-        content = arguments.console(store, arguments)
+        content = commands[arguments.console](store, arguments)
     _tell({"ok": True, **content}, as_json=arguments.json)
     return 0
 
@@ -328,37 +269,6 @@ def _list_tokens(store: "Store", arguments: argparse.Namespace) -> Content:
 
 
 # Plumbing -----------------------------------------------------------------------------------------------------------
-
-
-def _option(name: str, what: str, *, required: bool) -> argparse.ArgumentParser:
-    parent = argparse.ArgumentParser(add_help=False)
-    parent.add_argument(name, type=_id, required=required, metavar="ID", help=what)
-    return parent
-
-
-def _noun(nouns: Any, name: str, summary: str) -> Any:  # noqa: ANN401 - argparse has no public type for it
-    parser = nouns.add_parser(name, help=summary, description=summary, allow_abbrev=False)
-    return parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
-
-
-def _verb(
-    verbs: Any,  # noqa: ANN401 - argparse has no public type for it
-    name: str,
-    command: Command,
-    parents: list[argparse.ArgumentParser],
-    summary: str,
-) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = verbs.add_parser(
-        name, parents=parents, help=summary, description=summary, allow_abbrev=False
-    )
-    parser.set_defaults(console=command)
-    return parser
-
-
-def _id(text: str) -> int:
-    if not (text.isascii() and text.isdigit()) or len(text) > 20 or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text[:24]!r} is no id")
-    return int(text)
 
 
 def _time(time_ns: int | None) -> str | None:

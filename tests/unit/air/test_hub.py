@@ -319,19 +319,11 @@ async def line_of(process: asyncio.subprocess.Process) -> str:
         return (await process.stdout.readline()).decode().strip()
 
 
-_HUB = """
-import argparse, sys
-from bletoken.sim.air import command
-assert not {"bumble", "bleak", "bless"} & set(sys.modules)
-parser = argparse.ArgumentParser()
-command.add_arguments(parser)
-sys.exit(command.run(parser.parse_args()))
-"""
-
-
 async def test_processes_meet_on_the_air_and_one_that_is_killed_is_missed(tmp_path: Path) -> None:
     btsnoop = tmp_path / "log"
-    async with program("-c", _HUB, "--json", "--btsnoop", str(btsnoop), "--interval-ms", "7.5") as hub:
+    async with program(
+        "-m", "bletoken.sim.cli", "air", "--json", "--btsnoop", str(btsnoop), "--interval-ms", "7.5"
+    ) as hub:
         ready = json.loads(await line_of(hub))
         assert ready["event"] == "listening"
         socket_file = Path(ready["control"].removeprefix("unix:"))

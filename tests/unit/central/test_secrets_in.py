@@ -112,14 +112,3 @@ def test_a_missing_radio_has_its_own_exit_code(tmp_path: Path, capsys: pytest.Ca
     argv = ["push", "--code-file", str(tmp_path / "code"), "--token-file", str(tmp_path / "token")]
     assert cli.main([*argv, "--radio", "air:unix:/nowhere"]) == 9
     assert "cannot be used" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("command", [[], ["scan"], ["push"], ["provision"]])
-def test_help_imports_no_radio_http_or_crypto_library(command: list[str]) -> None:
-    look = (
-        "import sys\nfrom bletoken_central.cli import main\n"
-        f"try: main({[*command, '--help']!r})\nexcept SystemExit: pass\n"
-        "heavy = {'bleak', 'bless', 'bumble', 'httpx', 'cryptography', 'cbor2', 'rich', 'PIL'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    subprocess.run([sys.executable, "-c", look], check=True, capture_output=True)

@@ -1,6 +1,7 @@
 """What systemd is told, and that nobody else is."""
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Iterator
@@ -40,6 +41,16 @@ async def test_systemd_hears_ready_signs_of_life_and_the_end(line: socket.socket
         line.recv(100)
 
 
+async def test_with_each_sign_of_life_what_can_be_done_then_is_done(line: socket.socket) -> None:
+    done = asyncio.Event()
+    supervisor = Supervisor({"NOTIFY_SOCKET": line.getsockname(), "WATCHDOG_USEC": "20000"})
+    assert supervisor.interval_s == 0.01
+    async with asyncio.timeout(10), supervisor.watched(done.set):
+        for _ in range(3):
+            await done.wait()
+            done.clear()
+
+
 async def test_a_name_in_the_abstract_namespace_is_found() -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(f"\0bletoken-test-{os.getpid()}")
@@ -63,6 +74,8 @@ async def test_without_systemd_nothing_happens(environment: dict[str, str]) -> N
     async with supervisor.watched():
         supervisor.ready()
         await asyncio.sleep(0)
+    if "WATCHDOG_USEC" not in environment:
+        assert supervisor.interval_s == math.inf
 
 
 async def test_another_processs_watchdog_gets_no_signs_of_life(line: socket.socket) -> None:
