@@ -198,7 +198,7 @@ def _notes_after_cuts(plan: Plan, recorded: Recorded) -> Iterator[Trial]:
                 path.write_bytes(left.content(left.octets))
             notes = Notes(folder / recorded.notes.relative_to(top)).all()
             found = Result.LOST if asked and len(notes) != 1 else Result.SURVIVED
-            yield Trial(fault, found, f"a token was asked for, and the notes are {notes}")
+            yield Trial(fault, found, f"the notes are {notes}" if found is Result.LOST else "")
 
 
 async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
@@ -234,7 +234,8 @@ async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
             failures = left.read_failures()
             # Without a record that can be read, the PIN stops.
             found = Result.LOST if failures == 0 else Result.SURVIVED
-            yield Trial(f"{WRONG_PIN}, left: {_listed(state)}", found, "the guess is not counted")
+            detail = "the guess is not counted" if found is Result.LOST else ""
+            yield Trial(f"{WRONG_PIN}, left: {_listed(state)}", found, detail)
 
 
 # Real cuts ------------------------------------------------------------------------------------------------------------
