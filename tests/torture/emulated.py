@@ -22,7 +22,7 @@ from torture.plan import NotPossibleError
 PROJECT = Path(__file__).parents[2]
 INIT = Path(__file__).with_name("machine") / "init"
 
-TOOLS = ("qemu-system-x86_64", "mkfs.ext4", "busybox", "modprobe")
+TOOLS = ("qemu-system-x86_64", "setpriv", "mkfs.ext4", "busybox", "modprobe")
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "ext4")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
@@ -128,6 +128,8 @@ class Machine:
             "program": ",".join(self._program),
         }
         self._qemu = await asyncio.create_subprocess_exec(
+            # It ends with whoever started it, however that ends.
+            *("setpriv", "--pdeathsig", "KILL"),
             *("qemu-system-x86_64", "-accel", "tcg,tb-size=256", "-cpu", "max", "-m", "768", "-no-reboot"),
             *("-display", "none", "-monitor", "none", "-serial", "stdio"),
             *("-kernel", str(self._kernel / "boot" / f"vmlinuz-{version}"), "-initrd", str(self._folder / "initrd")),

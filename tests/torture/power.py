@@ -19,14 +19,20 @@ from torture.report import Result, Trial
 from torture.trace import Call
 from torture.verdict import issued, judge
 
+from bletoken.errors import CodeRefusedError
+from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import token_ref
 from bletoken_central.recovery import Notes
+from bletoken_peripheral.store import GUESSES_FILE, StateFolder
 
 NAME = "power"
 DEFENCES = ("fsync", "fsync-file", "fsync-folder")
 
 MACHINE_CUT = "machine cut"
 """How the names of the real cuts begin."""
+
+WRONG_PIN = "cut after a wrong PIN"
+"""How the names of the cuts begin that come after a guess."""
 
 _MACHINE_CUTS = 20
 _SAMPLE = 10
@@ -82,6 +88,8 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
     async for trial in side_by_side(partial(_started_on, plan, recorded, cut, n) for n, cut in enumerate(cuts)):
         yield trial
     for trial in _notes_after_cuts(plan, recorded):
+        yield trial
+    async for trial in _guesses_after_cuts(plan):
         yield trial
     if not plan.quick and plan.only in MACHINE_CUT:
         async for trial in _machine_cuts(plan):
@@ -190,7 +198,44 @@ def _notes_after_cuts(plan: Plan, recorded: Recorded) -> Iterator[Trial]:
                 path.write_bytes(left.content(left.octets))
             notes = Notes(folder / recorded.notes.relative_to(top)).all()
             found = Result.LOST if asked and len(notes) != 1 else Result.SURVIVED
-            yield Trial(fault, found, f"a token was asked for, and the notes are {notes}")
+            yield Trial(fault, found, f"the notes are {notes}" if found is Result.LOST else "")
+
+
+async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
+    """Whoever is told that a PIN is wrong was counted, whatever a cut leaves."""
+    if plan.only not in WRONG_PIN:
+        return
+    folder = plan.folder / "guesses"
+    folder.mkdir()
+    program = programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
+    async with open_bench(program, folder) as bench:
+        device = bench.device()
+        before = (device.folder.path / GUESSES_FILE).read_bytes()
+        await device.start()
+        await trace.quiet(device.running.process.pid)
+        wrong = Label.generate(random.Random(plan.seed).randbytes, with_pin=True).pin
+        async with trace.attached(device.running.process.pid) as seen:
+            assert (await bench.push(wrong, await bench.token())).exit_code == CodeRefusedError.exit_code
+            await device.saw("companion left")
+    disk = Disk(device.folder.path, {GUESSES_FILE: before}, plan.seed)
+    is_counting, tried = False, set()
+    for call in seen.calls:
+        is_counting |= disk.carry_out(call)
+        if not is_counting or call.name != "sendto":
+            continue
+        for state in disk.after_a_cut() - tried:
+            tried.add(state)
+            left = StateFolder(folder / f"left-{len(tried)}")
+            left.create()
+            for name, content in state:
+                path = left.path / name
+                path.touch(mode=0o600)
+                path.write_bytes(content.content(content.octets))
+            failures = left.read_failures()
+            # Without a record that can be read, the PIN stops.
+            found = Result.LOST if failures == 0 else Result.SURVIVED
+            detail = "the guess is not counted" if found is Result.LOST else ""
+            yield Trial(f"{WRONG_PIN}, left: {_listed(state)}", found, detail)
 
 
 # Real cuts ------------------------------------------------------------------------------------------------------------
