@@ -7,6 +7,7 @@ from typing import Self
 
 from bletoken import files, records
 from bletoken.frozen import frozen
+from bletoken.mode.keys import is_secret
 
 
 class NotOnboardedError(files.MissingFileError):
@@ -37,9 +38,6 @@ class Credentials:
         Raises:
             ValueError, KeyError, TypeError: It is not usable.
         """
-        # A device that has no credentials yet does without, as its start is to be quick.
-        from bletoken.mode.models import is_secret
-
         api_key = records.text(content, "api_key")
         if not is_secret(api_key):
             # It goes into a request's header.

@@ -26,7 +26,7 @@ from bletoken.errors import (
     UsageError,
 )
 from bletoken.frozen import frozen
-from bletoken.mode.models import is_secret
+from bletoken.mode.keys import is_secret
 
 TIMEOUT_S: Final = 15.0
 """Seconds that a request may take in all: name, connection, TLS, request, and the last octet of the answer."""

@@ -12,21 +12,16 @@ from typing import Any, Final, Self, TypeVar
 
 from bletoken.errors import CloudNoAnswerError
 from bletoken.frozen import frozen
+from bletoken.mode.keys import is_secret
 
 LARGEST_ID: Final = 2**64 - 1
 """MODE's ids are unsigned 64-bit integers, from 1 on."""
-
-LONGEST_SECRET: Final = 1024
-"""Characters of the longest key or token; MODE's own are well below 300."""
 
 LONGEST_TEXT: Final = 1024
 """Characters of the longest name, tag or class."""
 
 _TIMESTAMP: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII | re.IGNORECASE)
 """RFC 3339, section 5.6. MODE's documents show 0, 3 and 9 fraction digits in UTC; trailing zeros may be dropped."""
-
-_SECRET: Final = re.compile(rf"[!-~]{{1,{LONGEST_SECRET}}}")
-"""Printable ASCII without spaces: keys stand in a header."""
 
 _FIRST_YEAR: Final = 1971
 _LAST_YEAR: Final = 2105
@@ -317,11 +312,6 @@ def list_from_json(value: object, from_json: Callable[[object], _T]) -> list[_T]
     if not isinstance(value, list):
         raise CloudNoAnswerError("MODE's answer is not a list")
     return [from_json(element) for element in value]
-
-
-def is_secret(value: str) -> bool:
-    """Whether this can be a key or a token: 1 to 1024 printable ASCII characters without a space."""
-    return _SECRET.fullmatch(value) is not None
 
 
 def _fields(value: object) -> dict[str, object]:

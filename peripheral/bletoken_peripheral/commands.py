@@ -101,7 +101,8 @@ def _maker_credentials(arguments: argparse.Namespace, config: "Config") -> "tupl
     """What makes a device pre-provisioned; None for any other."""
     from bletoken.errors import UsageError
     from bletoken.mode.credentials import Credentials
-    from bletoken.mode.models import LARGEST_ID, is_secret
+    from bletoken.mode.keys import is_secret
+    from bletoken.mode.models import LARGEST_ID
     from bletoken.protocol.wire import LONGEST_CLAIM_CODE
     from bletoken_peripheral.claiming import ClaimRecord
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 from bletoken import files, records
 from bletoken.errors import InUseError, StorageError
 from bletoken.mode.credentials import Credentials
+from bletoken.mode.keys import is_secret
 from bletoken.protocol.guesses import STOP_AT
 from bletoken.protocol.setup_code import Label, Pin, QrSecret, parse_setup_code
 from bletoken.protocol.wire import LONGEST_CLAIM_CODE, LONGEST_REASON, TOKEN_REF_SIZE, FailureCode, token_ref
@@ -319,9 +320,6 @@ def _boolean(content: Mapping[str, object], name: str) -> bool:
 
 
 def _secret(content: Mapping[str, object], name: str) -> str:
-    # A device that has none does without, as its start is to be quick.
-    from bletoken.mode.models import is_secret
-
     value = records.text(content, name)
     if not is_secret(value):
         # It goes into a request's header or body.
