@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import httpx
 import pytest
 from bluez import stack
-from hil.rig import Rig
+from hil.rig import REBOOT_S, Rig
 
 from bletoken.errors import BletokenError
 from bletoken.mode.credentials import Credentials
@@ -478,11 +478,13 @@ async def _start(
 class Processes:
     """Both sides as the programs that people run; others may take the place of the device's and the companion's."""
 
+    has_device_here = True
+    companion_s = 3 * WAIT_S
+    """How long a companion's program may run."""
+
     def __init__(self, device_program: list[str] | None = None, companion_program: list[str] | None = None) -> None:
         self._device_program = device_program or command_of("bletoken_peripheral")
         self._companion_program = companion_program or command_of("bletoken_central")
-
-    has_device_here = True
 
     def look(self, device: Device) -> None: ...
 
@@ -531,7 +533,7 @@ class Processes:
             variables["BLETOKEN_SETUP_CODE"] = code.text
         process = await _start(command, **variables)
         try:
-            async with asyncio.timeout(3 * WAIT_S):
+            async with asyncio.timeout(self.companion_s):
                 out, _ = await process.communicate()
         finally:
             if process.returncode is None:
@@ -570,7 +572,8 @@ class _DeviceOnRig(_DeviceProcess):
             await self._rig.cut_power()
             if not self.process.stdin:
                 # With a dongle's power goes its device's, so to speak.
-                self.process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    self.process.kill()
             await self._ended()
         elif self.process.stdin:
             self._signal("KILL")
@@ -592,6 +595,8 @@ class _DeviceOnRig(_DeviceProcess):
 
 class OnRig(Processes):
     """The programs with real adapters, the device's on another machine where the rig says so."""
+
+    companion_s = 2 * REBOOT_S
 
     def __init__(self, rig: Rig) -> None:
         super().__init__()
@@ -622,6 +627,14 @@ class OnRig(Processes):
         assert port is not None
         process = await _start(self._rig.program(port, *words), stdin=asyncio.subprocess.PIPE)
         return _DeviceOnRig(process, self._rig, (lambda: self._came_back(device)) if is_first else (lambda: None))
+
+    async def _outcome(
+        self, words: list[str], radio: str, code: SetupCode | None, limits: dict[str, float], **variables: str
+    ) -> Outcome:
+        if code and self._rig.power_cycle:
+            # A device whose power was cut takes its time to come back.
+            limits = {"find_s": REBOOT_S, "total_s": 1.5 * REBOOT_S, **limits}
+        return await super()._outcome(words, radio, code, limits, **variables)
 
     def _came_back(self, device: Device) -> None:
         self.look(device)
