@@ -135,6 +135,8 @@ async def soaked(path: Path, fault: str, name: str, rounds: int) -> Trial:
 def _forget(bench: Bench) -> None:
     """Empty what fills up to a bound and no further; otherwise the filling would look like a leak."""
     bench.mode.log.clear()
+    # Its cache of what is on disk.
+    bench.mode.store._db.execute("PRAGMA shrink_memory")
     bench.hub.link.connections.clear()
     for cache in _bounded_caches():
         cache.cache_clear()
