@@ -222,7 +222,11 @@ async def quiet(pid: int) -> None:
     """Wait until a program does nothing: it is done with starting, and what it does from here on can be counted."""
     last, same = -1, 0
     while same < 5:
-        used = sum(int(n) for n in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+        try:
+            used = sum(int(n) for n in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13])
+        except (FileNotFoundError, ProcessLookupError):
+            # It has ended, and does nothing any more.
+            return
         same = same + 1 if used == last else 0
         last = used
         await asyncio.sleep(0.03)

@@ -59,5 +59,10 @@ def _credentials(device: Device) -> Credentials | None:
 
 
 def _files_with(device: Device, secrets: list[str]) -> list[str]:
-    files = [path for path in device.folder.path.iterdir() if path.is_file()]
-    return [path.name for path in files if any(secret.encode() in path.read_bytes() for secret in secrets)]
+    found = []
+    for path in device.folder.path.iterdir():
+        # The device is running, and a file of a moment ago may be another by now.
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file() and any(secret.encode() in path.read_bytes() for secret in secrets):
+                found.append(path.name)
+    return found
