@@ -67,7 +67,9 @@ def make_folder(path: Path) -> None:
         missing = [folder for folder in (path, *path.parents) if not folder.exists()]
         for folder in reversed(missing):
             folder.mkdir(mode=0o700, exist_ok=True)
-            # A file in it is only as durable as its name. What may be written to and not read cannot be synced.
+        for folder in missing or [path]:
+            # A file in it is only as durable as its name, and whoever made it may have been killed before this. What
+            # may be written to and not read cannot be synced.
             with contextlib.suppress(PermissionError):
                 sync_folder(folder.parent)
     check_folder(path)

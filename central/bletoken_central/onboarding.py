@@ -432,7 +432,7 @@ class _Provisioning:
                 try:
                     orphan = note.orphan(await self._devices(note.home_id))
                     if orphan is not None:
-                        await self._remove(orphan.id)
+                        await self._remove(note.home_id, orphan.id)
                 except NotSignedInError:
                     raise
                 except CloudRefusedError:
@@ -473,15 +473,11 @@ class _Provisioning:
         self._watch.report(Progress(Step.RECOVERING))
         self._note = note = replace(self._note, outcome_unknown=True)
         self._notes.keep(note)
-        # A removal without an answer is harmless to repeat, because the home is looked into each time.
-        await _patiently(lambda: self._remove_what_came_of(note, choose))
-
-    async def _remove_what_came_of(self, note: Note, choose: Choose | None) -> None:
-        devices = await self._api.devices(self._home_id)
+        devices = await self._devices(self._home_id)
         newcomers = note.newcomers(devices)
         orphan = note.orphan(devices)
         if orphan is not None:
-            await self._remove(orphan.id)
+            await self._remove(note.home_id, orphan.id)
         elif newcomers:
             chosen = await choose(newcomers) if choose is not None else None
             if chosen not in [device.id for device in newcomers]:
@@ -490,15 +486,21 @@ class _Provisioning:
                     f"the device got no usable answer from MODE, and it is not certain whether device {listed}, new in"
                     f" home {self._home_id}, came of it; nothing was removed"
                 )
-            await self._remove(chosen)
+            await self._remove(note.home_id, chosen)
         else:
             # Nothing came of the token so far. It may still, until it expires; the note makes the next run look.
             return
         self._notes.forget(note)
 
-    async def _remove(self, device_id: int) -> None:
+    async def _remove(self, home_id: int, device_id: int) -> None:
         self._watch.report(Progress(Step.RECOVERING, f"removing device {device_id}, whose key nobody has"))
-        await self._api.delete_device(device_id)
+
+        async def remove() -> None:
+            # A removal without an answer may have been carried out. What is to go was decided once, before.
+            if any(device.id == device_id for device in await self._api.devices(home_id)):
+                await self._api.delete_device(device_id)
+
+        await _patiently(remove)
 
     async def _ask_token(self, events: Events) -> Token:
         devices = await self._devices(self._home_id)
@@ -589,10 +591,10 @@ async def _patiently(ask: Callable[[], Awaitable[T]]) -> T:
 
 
 async def _only_home(api: "UserApi") -> int:
-    identity = await api.identity()
-    if identity.user_id is None:
+    identity = await _patiently(api.identity)
+    if (user_id := identity.user_id) is None:
         raise NotSignedInError("MODE does not accept this session key", status=401)
-    homes = await api.homes(identity.user_id)
+    homes = await _patiently(lambda: api.homes(user_id))
     if len(homes) != 1:
         which = ", ".join(str(home.id) for home in homes[:10]) or "none"
         raise UsageError(f"name the home; this user's homes are: {which}")

@@ -169,6 +169,11 @@ class Onboarding:
             device_class=self._config.device_class,
         )
 
+    @property
+    def _made_machine(self) -> "DeviceMachine | None":
+        """It, unless no companion ever came: for whoever has something to tell it, and no reason to make it."""
+        return self.__dict__.get("_machine")
+
     async def run(self) -> None:
         """Serve companions until cancelled. A request to MODE that is under way is finished first.
 
@@ -212,8 +217,12 @@ class Onboarding:
         except Exception as error:
             if self._caller_failed is None:
                 raise
-            if not self._caller_failed.done():
-                self._caller_failed.set_exception(error)
+            self._end_with(error)
+
+    def _end_with(self, error: Exception) -> None:
+        """Have `run` raise this."""
+        if self._caller_failed is not None and not self._caller_failed.done():
+            self._caller_failed.set_exception(error)
 
     def _worst_of(self, group: BaseExceptionGroup[BaseException]) -> BaseException:
         """The one error that ends the process; the others are reported. A defect of ours hides none of them."""
@@ -235,7 +244,7 @@ class Onboarding:
                 self._unlocked()
                 return {}
             case Command.STATUS:
-                wait_s = self._machine.pin_wait_s(_now())
+                wait_s = self._pin_wait_s()
                 return {
                     "window_s": max(0, round(self._window_s())),
                     "pin_wait_s": None if math.isinf(wait_s) else math.ceil(wait_s),
@@ -260,9 +269,16 @@ class Onboarding:
         self._report(Progress("window opened", f"for {window_s} s"))
         return window_s
 
+    def _pin_wait_s(self) -> float:
+        if self._made_machine is not None:
+            return self._made_machine.pin_wait_s(_now())
+        return math.inf if self._guesses is None else self._guesses.wait_s(_now())
+
     def _unlocked(self) -> None:
         """Go on from the record that is on disk by now."""
-        self._machine.unlock(GuessRecord(0, _now()))
+        self._guesses = GuessRecord(0, _now())
+        if self._made_machine is not None:
+            self._made_machine.unlock(self._guesses)
         self._report(Progress("PIN unlocked"))
 
     # The radio -------------------------------------------------------------------------------------------------------
@@ -321,13 +337,19 @@ class Onboarding:
 
     def connected(self, peer: str) -> None:
         """See `gatt_server.Companions`."""
-        self._machine.connected(peer, _now())
+        try:
+            self._machine.connected(peer, _now())
+        except Exception as error:  # noqa: BLE001 told to whoever runs this
+            # A device that can answer nobody (it was updated under the running program, say) must not stay on the air.
+            self._end_with(error)
+            return
         self._deadlines.set()
         self._report(Progress("companion connected"))
 
     def disconnected(self, peer: str) -> None:
         """See `gatt_server.Companions`."""
-        self._machine.disconnected(peer)
+        if self._made_machine is not None:
+            self._made_machine.disconnected(peer)
         self._watchers = {session: re for session, re in self._watchers.items() if session.peer != peer}
         if self._claiming is not None:
             self._claiming.left(peer)
@@ -499,7 +521,7 @@ class Onboarding:
         if journal is None and self._claiming is not None and self._claiming.is_claimed:
             return Provisioned(re, device_id=self._device_id or 0)
         if journal is None:
-            return Idle(re, state=self._machine.state)
+            return Idle(re, state=self._coarse_state())
         if journal.phase is Phase.STORED and self._verified and journal.failure is None:
             return Provisioned(re, journal.token_ref, device_id=journal.device_id or 0)
         return journal.status(re)
@@ -586,7 +608,8 @@ class Onboarding:
         if self._server is not None:
             # Only what is open stays open: nothing but a person opens a window.
             self._linger_until = _now() + _LAST_ANSWER_S
-        self._machine.set_state(self._coarse_state())
+        if self._made_machine is not None:
+            self._made_machine.set_state(self._coarse_state())
         self._changed.set()
         for session, re in list(self._watchers.items()):
             self._tell(session, self._status(re))

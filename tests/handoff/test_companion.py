@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handoff.bench import Bench, InProcess, open_bench
+from handoff.bench import Bench, InProcess, open_bench, until
 
 from bletoken import errors
 from bletoken.errors import LinkLostError
@@ -154,6 +154,29 @@ async def test_what_may_be_asked_again_is_asked_again_when_no_answer_comes(
     assert await alone.devices_in_home() == [outcome.device_id]
     dropped = [request for request in alone.mode.log.requests(endpoint) if request.fault == "drop"]
     assert len(dropped) == 1
+
+
+async def test_a_removal_without_an_answer_is_asked_for_again_and_not_decided_again(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    asked: list[list[int]] = []
+
+    async def choose(devices: Sequence[ModeDevice]) -> int | None:
+        asked.append([d.id for d in devices])
+        return devices[-1].id
+
+    token = await alone.token()
+    alone.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+    alone.mode.faults.arm("DELETE /devices/{id}", Fault(drop="after", count=1))
+    # Somebody else's device comes into the home before ours is looked for there.
+    alone.mode.faults.arm("GET /devices", Fault(count=1), Fault(delay_s=1, count=1))
+    async with companion(alone, choose=choose) as c:
+        handing = asyncio.create_task(c.provision(device.label.qr, device_class=alone.seed["deviceClass"]))
+        await until(lambda: alone.redemptions)
+        stranger = await alone.client.post("/devices", json={"token": token})
+        done = await handing
+    assert asked == []
+    assert await alone.devices_in_home() == [stranger.json()["id"], done.device_id]
 
 
 async def test_a_claim_goes_on_when_the_home_cannot_be_seen_at_first(alone: Bench) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from handoff import bench as benches
 from handoff import clockwork
-from handoff.bench import Bench, Device, InProcess, Processes, command, open_bench, until
+from handoff.bench import WAIT_S, Bench, Device, InProcess, Processes, command, open_bench, until
 from handoff.conftest import Clock
 from handoff.raw_companion import ask, connected, names_on_air
 
@@ -35,9 +35,9 @@ from bletoken.protocol.wire import (
     Unlock,
 )
 from bletoken.sim.cloud.faults import Fault
-from bletoken_peripheral import control, onboarding
+from bletoken_peripheral import control, onboarding, redemption
 from bletoken_peripheral.control import Command
-from bletoken_peripheral.redemption import Phase
+from bletoken_peripheral.redemption import Journal, Phase
 
 WRONG_PIN = Pin("13572468")
 
@@ -203,6 +203,41 @@ async def test_status_tells_of_the_running_device(processes: Bench) -> None:
 
 
 # Identify -----------------------------------------------------------------------------------------------------------
+
+
+def broken(*_: object, **__: object) -> None:
+    raise ImportError("updated under the running program")
+
+
+async def test_a_device_that_can_answer_nobody_does_not_stay_on_the_air(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = bench.device()
+    await device.start()
+    monkeypatch.setattr("bletoken.protocol.device.DeviceMachine", broken)
+    pushing = asyncio.create_task(bench.push(device.label.qr, await bench.token(), find_s=1, total_s=5))
+    running: Any = device.running
+    with pytest.RaisesGroup(ImportError):
+        async with asyncio.timeout(WAIT_S):
+            await running._task
+    assert (await pushing).exit_code != 0
+    running._folder.__exit__()
+    device.running = None
+
+
+async def test_whatever_is_done_without_a_companion_needs_nothing_that_answers_companions(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("bletoken.protocol.device.DeviceMachine", broken)
+    device = bench.device()
+    taken = redemption.take(None, Provision(await bench.token(), 0, 0), has_credentials=False)
+    assert isinstance(taken, Journal)
+    device.folder.write_journal(taken)
+    await device.start()
+    await tell(device, Command.UNLOCK)
+    assert (await tell(device, Command.STATUS))["pin_wait_s"] == 0
+    await device.saw("provisioned")
+    assert bench.redemptions == [201]
 
 
 async def test_identify_runs_the_configured_command_and_answers_done(bench: Bench, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def main() -> int:
             plan.folder.mkdir()
             rows.append(asyncio.run(run(family, plan)))
     print(json.dumps([row.to_json() for row in rows]) if arguments.json else table(rows))
-    return 1 if any(row.bad or row.untried for row in rows) else 0
+    return 1 if any(row.bad or row.untried or not row.trials for row in rows) else 0
 
 
 async def run(family: Family, plan: Plan) -> Row:
