@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from handoff.bench import Bench, Device, Outcome, Processes, open_bench, until
+from handoff.bench import Bench, Device, Outcome, open_bench, until
 from torture import programs, sabotage, trace
 from torture.plan import Plan, side_by_side
 from torture.report import Result, Trial
@@ -81,23 +81,10 @@ async def _kills(plan: Plan) -> list[Kill]:
     """All there are, from a recorded hand-off."""
     folder = plan.folder / "recorded"
     folder.mkdir()
-    companion = programs.stopped(sabotage.command(None, "bletoken_central"), folder / "pid")
-    async with open_bench(Processes(sabotage.command(plan.without, "bletoken_peripheral"), companion), folder) as bench:
-        device = bench.device()
-        await device.start()
-        device_pid = device.running.process.pid
-        await trace.quiet(device_pid)
-        async with trace.attached(device_pid) as of_device:
-            providing = asyncio.create_task(bench.provision(device.label.qr))
-            pid = await programs.stopped_pid(folder / "pid")
-            async with trace.attached(pid) as of_companion:
-                programs.go_on(pid)
-                assert (await providing).exit_code == 0
-            await device.saw("companion left")
-            await trace.quiet(device_pid)
+    recording = await programs.recorded(folder, plan.without)
     sides = {
-        "device": [call for call in of_device.calls if _is_relevant(call, folder)],
-        "companion": [call for call in of_companion.calls if _is_relevant(call, folder)],
+        "device": [call for call in recording.of_device if _is_relevant(call, folder)],
+        "companion": [call for call in recording.of_companion if _is_relevant(call, folder)],
         "restarting device": await _restart(plan),
     }
     return [Kill(who, moment, call) for who, calls in sides.items() for call in calls for moment in _MOMENTS]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from handoff.bench import Bench, Device, InProcess, Processes, open_bench, until
+from handoff.bench import Bench, Device, InProcess, open_bench, until
 from torture import emulated, programs, sabotage, trace
 from torture.disk import Disk, State
 from torture.plan import NotPossibleError, Plan, side_by_side
@@ -99,22 +99,11 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
 async def _record(plan: Plan) -> Recorded:
     folder = plan.folder / "recorded"
     folder.mkdir()
-    companion = programs.stopped(sabotage.command(plan.without, "bletoken_central"), folder / "pid")
-    async with open_bench(Processes(sabotage.command(plan.without, "bletoken_peripheral"), companion), folder) as bench:
-        device = bench.device()
-        await device.start()
-        device_pid = device.running.process.pid
-        await trace.quiet(device_pid)
-        async with trace.attached(device_pid) as of_device:
-            providing = asyncio.create_task(bench.provision(device.label.qr))
-            pid = await programs.stopped_pid(folder / "pid")
-            async with trace.attached(pid) as of_companion:
-                programs.go_on(pid)
-                assert (await providing).exit_code == 0
-            await device.saw("companion left")
-            await trace.quiet(device_pid)
-        own = _own(issued(bench)[0], device.credentials.device_id, device.credentials.api_key, bench.mode.url)
-        return Recorded(of_device.calls, device.folder.path, of_companion.calls, folder / "bletoken" / "tokens", own)
+    recording = await programs.recorded(folder, plan.without)
+    device = recording.device
+    own = _own(recording.token, device.credentials.device_id, device.credentials.api_key, recording.bench.mode.url)
+    notes = folder / "bletoken" / "tokens"
+    return Recorded(recording.of_device, device.folder.path, recording.of_companion, notes, own)
 
 
 def _own(token: str, device_id: int, api_key: str, mode_url: str) -> tuple[bytes, ...]:

@@ -1,12 +1,16 @@
-"""Benches on which one side is a program of its own and the other a library, and tries that go on until it worked."""
+"""Benches on which a side is a program, a hand-off of theirs recorded, and tries that go on until it worked."""
 
 import asyncio
 import contextlib
 import os
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 
-from handoff.bench import Bench, Device, InProcess, Outcome, Processes, RunningDevice, until
+from handoff.bench import Bench, Device, InProcess, Outcome, Processes, RunningDevice, open_bench, until
+from torture import sabotage, trace
+from torture.trace import Call
+from torture.verdict import issued
 
 from bletoken.errors import BletokenError
 
@@ -58,6 +62,45 @@ async def stopped_pid(pid_file: Path) -> int:
 def go_on(pid: int) -> None:
     """Let a stopped program go on."""
     os.kill(pid, signal.SIGCONT)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """A hand-off between the two programs, which succeeded.
+
+    Attributes:
+        bench: Where it happened; it is closed by now.
+        device: Its device.
+        token: What MODE issued for it.
+        of_device: What the device did.
+        of_companion: What the companion did.
+    """
+
+    bench: Bench
+    device: Device
+    token: str
+    of_device: list[Call]
+    of_companion: list[Call]
+
+
+async def recorded(folder: Path, without: str | None) -> Recording:
+    """Record one, on a bench in this folder, with this defence taken out."""
+    companion = stopped(sabotage.command(without, "bletoken_central"), folder / "pid")
+    async with open_bench(Processes(sabotage.command(without, "bletoken_peripheral"), companion), folder) as bench:
+        device = bench.device()
+        await device.start()
+        device_pid = device.running.process.pid
+        await trace.quiet(device_pid)
+        async with trace.attached(device_pid) as of_device:
+            providing = asyncio.create_task(bench.provision(device.label.qr))
+            pid = await stopped_pid(folder / "pid")
+            async with trace.attached(pid) as of_companion:
+                go_on(pid)
+                assert (await providing).exit_code == 0
+            await device.saw("companion left")
+            await trace.quiet(device_pid)
+        (token,) = issued(bench)
+    return Recording(bench, device, token, of_device.calls, of_companion.calls)
 
 
 async def refusal(device: Device) -> str:
