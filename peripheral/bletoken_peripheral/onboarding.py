@@ -12,24 +12,17 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Final
 
 from bletoken.errors import (
     BletokenError,
-    CloudError,
-    CloudNoAnswerError,
-    CloudRefusedError,
-    CloudRetryLaterError,
-    CloudUnreachableError,
     IdentifyError,
     RadioUnavailableError,
     RemoteProtocolError,
     StorageError,
     UsageError,
 )
-from bletoken.mode.credentials import Credentials
 from bletoken.protocol.guesses import GuessRecord
 from bletoken.protocol.setup_code import AdvertName, Entropy
 from bletoken.protocol.wire import (
@@ -54,25 +47,19 @@ from bletoken_peripheral.config import Config
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.gatt_server import GattServer
 from bletoken_peripheral.progress import Progress
-from bletoken_peripheral.redemption import KEEP_ALIVE_S, Event, Failure, Journal, Phase, bounded_reason
+from bletoken_peripheral.redeemer import RUN_RESET, Redeemer, trigger_event
+from bletoken_peripheral.redemption import Event, Phase
 from bletoken_peripheral.store import StateFolder
 
 if TYPE_CHECKING:
-    from bletoken.mode.device_api import DeviceApi
     from bletoken.protocol.device import DeviceMachine, Output, SessionId
     from bletoken_peripheral.claiming import Claiming, ClaimRecord
 
 _log = logging.getLogger(__name__)
 
-_RUN_RESET: Final = "run: bletoken-peripheral reset"
 _MOST_WAITING_MESSAGES: Final = 4
 """Messages of one companion that wait to be looked at: a companion that keeps to the protocol has one."""
 
-_FIRST_PAUSE_S: Final = 1.0
-_LONGEST_PAUSE_S: Final = 10.0
-_LONGEST_ANNOUNCE_PAUSE_S: Final = 60.0
-_LONGEST_CHECK_PAUSE_S: Final = 300.0
-_CLOCK_TOLERANCE_S: Final = 86400
 _LAST_ANSWER_S: Final = 60
 """Seconds for which a device still answers, whatever its window, when it has something to tell.
 
@@ -124,15 +111,14 @@ class Onboarding:
         self._caller_failed: asyncio.Future[None] | None = None
         self._entropy = entropy
         self._label = label
-        self._credentials = folder.read_credentials()
-        self._journal = _consistent(folder, folder.read_journal(), self._credentials)
-        if self._credentials is not None and self._credentials.mode_url not in ("", config.mode_url):
-            raise UsageError(
-                f"the credentials in {folder.path} are of {self._credentials.mode_url}, but mode_url is"
-                f" {config.mode_url}; put it back, or {_RUN_RESET}"
-            )
-        self._verified = False
-        self._event_sent = False
+        self._redeemer = Redeemer(
+            config,
+            folder,
+            report=self._report,
+            changed=self._redemption_changed,
+            reminded=self._tell_watchers,
+            clock=_now,
+        )
         self._claiming = self._claiming_of(folder.read_claim())
         failures = folder.read_failures()
         self._guesses = None if failures is None else GuessRecord.after_boot(failures, _now())
@@ -147,7 +133,6 @@ class Onboarding:
         self._identify: asyncio.Queue[tuple[SessionId, int]] = asyncio.Queue(1)
         self._is_identifying = False
         self._changed = asyncio.Event()
-        self._work = asyncio.Event()
         self._on_air = asyncio.Event()
         self._deadlines = asyncio.Event()
 
@@ -181,11 +166,9 @@ class Onboarding:
             RadioUnavailableError: The radio cannot be used.
             StorageError: The state cannot be written.
         """
-        resumed = redemption.resume(self._journal, self._device_id)
-        if resumed is not None and resumed is not self._journal:
-            self._save(resumed)
+        self._redeemer.resume()
         window_s = self._config.window_s
-        if self._phase is Phase.ANNOUNCED or (self._phase is None and self._is_provisioned):
+        if self._redeemer.phase is Phase.ANNOUNCED or (self._redeemer.phase is None and self._is_provisioned):
             self._report(Progress("already provisioned", device_id=self._device_id))
             window_s = min(_LAST_ANSWER_S, self._config.announced_window_s)
         self._window_until = _now() + window_s
@@ -201,7 +184,7 @@ class Onboarding:
                 tasks.create_task(self._serve_messages())
                 tasks.create_task(self._serve_identify())
                 tasks.create_task(self._watch_deadlines())
-                tasks.create_task(self._serve_redemption())
+                tasks.create_task(self._serve_mode())
         except BaseExceptionGroup as group:
             raise self._worst_of(group) from None
 
@@ -327,7 +310,8 @@ class Onboarding:
             return False
 
     def _window_s(self) -> float:
-        if self._phase in (Phase.RECEIVED, Phase.REDEEMING) or (self._claiming is not None and self._claiming.is_asked):
+        is_redeeming = self._redeemer.phase in (Phase.RECEIVED, Phase.REDEEMING)
+        if is_redeeming or (self._claiming is not None and self._claiming.is_asked):
             # Who waits for the outcome is not cut off; the redemption has an end of its own.
             return self._config.retry_s
         return max(self._window_until, self._linger_until) - _now()
@@ -443,24 +427,11 @@ class Onboarding:
                 self._asked_to_claim(session, counter, request)
 
     def _provision(self, session: "SessionId", counter: int, request: Provision) -> None:
-        taken: Journal | FailureCode = redemption.take(
-            self._journal, request, has_credentials=self._credentials is not None
-        )
-        if isinstance(taken, Journal) and taken is not self._journal and _now() >= self._window_until:
-            # The device only tells its last outcome by now; token after token would keep it on the air for ever.
-            taken = FailureCode.NOT_ALLOWED
-        if isinstance(taken, FailureCode):
-            self._tell(session, Failed(counter, token_ref(request.token), code=taken))
+        # When the window has closed it only tells its last outcome: token after token would keep it on the air.
+        refused = self._redeemer.take(request, is_open=_now() < self._window_until)
+        if refused is not None:
+            self._tell(session, Failed(counter, token_ref(request.token), code=refused))
             return
-        if taken is not self._journal:
-            try:
-                self._save(taken)
-            except StorageError as e:
-                self._report(Progress("failed", str(e)))
-                self._tell(session, Failed(counter, taken.token_ref, code=FailureCode.STORAGE_FAILED))
-                return
-            self._report(Progress("token accepted"))
-            self._work.set()
         self._watchers[session] = counter
         self._tell(session, self._status(counter))
 
@@ -515,16 +486,13 @@ class Onboarding:
         self._tell(session, Done(counter))
 
     def _status(self, re: int) -> Status:
-        journal = self._journal
-        if journal is None and self._claiming is not None and self._claiming.key_refused:
+        if (told := self._redeemer.status(re)) is not None:
+            return told
+        if self._claiming is not None and self._claiming.key_refused:
             return Failed(re, code=FailureCode.CREDENTIALS_REFUSED)
-        if journal is None and self._claiming is not None and self._claiming.is_claimed:
+        if self._claiming is not None and self._claiming.is_claimed:
             return Provisioned(re, device_id=self._device_id or 0)
-        if journal is None:
-            return Idle(re, state=self._coarse_state())
-        if journal.phase is Phase.STORED and self._verified and journal.failure is None:
-            return Provisioned(re, journal.token_ref, device_id=journal.device_id or 0)
-        return journal.status(re)
+        return Idle(re, state=self._coarse_state())
 
     def _actions(self) -> tuple[Action, ...]:
         offered = {
@@ -536,24 +504,20 @@ class Onboarding:
         }
         return tuple(action for action, is_offered in offered.items() if is_offered)
 
-    # The journal -----------------------------------------------------------------------------------------------------
-
-    @property
-    def _phase(self) -> Phase | None:
-        return self._journal.phase if self._journal else None
+    # What is known of the device -------------------------------------------------------------------------------------
 
     @property
     def _device_id(self) -> int | None:
-        return self._credentials.device_id if self._credentials else None
+        return self._redeemer.credentials.device_id if self._redeemer.credentials else None
 
     @property
     def _is_provisioned(self) -> bool:
-        return self._credentials is not None and (self._claiming is None or self._claiming.is_claimed)
+        return self._device_id is not None and (self._claiming is None or self._claiming.is_claimed)
 
     def _coarse_state(self) -> CoarseState:
         return redemption.coarse_state(
-            self._journal,
-            has_credentials=self._credentials is not None,
+            self._redeemer.journal,
+            has_credentials=self._device_id is not None,
             is_claimable=self._claiming is not None and not self._claiming.is_claimed,
         )
 
@@ -563,24 +527,25 @@ class Onboarding:
         """What a pre-provisioned device has; any other has none."""
         if record is None:
             return None
-        if self._credentials is None:
+        credentials = self._redeemer.credentials
+        if credentials is None:
             raise StorageError(
                 f"{self._folder.path} has a claim code and no device id and key: init was not finished; run it again"
             )
-        if self._journal is not None:
+        if self._redeemer.journal is not None:
             raise StorageError(
-                f"{self._folder.path} has both a claim code and a token's journal; {_RUN_RESET} --erase-key"
+                f"{self._folder.path} has both a claim code and a token's journal; {RUN_RESET} --erase-key"
             )
         from bletoken_peripheral.claiming import Claiming
 
         return Claiming(
             record,
-            self._credentials,
+            credentials,
             save=self._folder.write_claim,
             tell=self._tell,
             report=self._report,
             changed=self._claim_changed,
-            announce=self._trigger_event,
+            announce=lambda api: trigger_event(api, credentials, self._config, self._report),
             retry_s=self._config.retry_s,
             clock=_now,
         )
@@ -593,257 +558,39 @@ class Onboarding:
         else:
             # Whoever opened it meant this.
             self._window_until = max(self._window_until, self._claim_window_until)
-        self._journal_changed()
+        self._state_changed()
 
-    def _save(self, journal: Journal) -> None:
-        """Make a journal durable; only then does anybody hear of it."""
-        self._folder.write_journal(journal)
-        self._adopt(journal)
+    # What comes of it ------------------------------------------------------------------------------------------------
 
-    def _adopt(self, journal: Journal) -> None:
-        self._journal = journal
-        self._journal_changed()
+    def _redemption_changed(self, event: Event | None) -> None:
+        announced_until = _now() + self._config.announced_window_s
+        if event is Event.CREDENTIALS_STORED:
+            self._window_until = max(self._window_until, announced_until)
+        elif event is Event.ANNOUNCED:
+            self._window_until = announced_until
+        self._state_changed()
 
-    def _journal_changed(self) -> None:
+    def _state_changed(self) -> None:
         if self._server is not None:
             # Only what is open stays open: nothing but a person opens a window.
             self._linger_until = _now() + _LAST_ANSWER_S
         if self._made_machine is not None:
             self._made_machine.set_state(self._coarse_state())
         self._changed.set()
+        self._tell_watchers()
+
+    def _tell_watchers(self) -> None:
         for session, re in list(self._watchers.items()):
             self._tell(session, self._status(re))
 
-    async def _serve_redemption(self) -> None:
+    async def _serve_mode(self) -> None:
         # Loading an HTTP client takes longer than everything before the first advert, so it comes after that.
         await self._on_air.wait()
         module = await asyncio.to_thread(importlib.import_module, "bletoken.mode.device_api")
         async with module.DeviceApi(self._config.mode_url, ca_file=self._config.mode_ca) as api:
             if self._claiming is not None:
                 await self._claiming.run(api)
-            if self._phase is Phase.ANNOUNCED or (self._journal is not None and self._journal.was_removed):
-                await self._check_key(api)
-            while True:
-                if self._phase is Phase.RECEIVED:
-                    await self._redeem(api)
-                if self._phase is Phase.STORED:
-                    await self._announce(api)
-                await self._work.wait()
-                self._work.clear()
-
-    async def _redeem(self, api: "DeviceApi") -> None:
-        """Redeem the token in the journal, however often MODE provably did not take it, until its time is over."""
-        assert self._journal is not None, "only called in phase RECEIVED"
-        expires_in_s = self._journal.expires_in_s or self._config.retry_s
-        give_up_at = _now() + min(expires_in_s, self._config.retry_s)
-        pause = _FIRST_PAUSE_S
-        while True:
-            failure, wait_s = await self._redeem_once(api)
-            if failure is None:
-                return
-            wait_s = max(wait_s, _jittered(pause))
-            if _now() + wait_s >= give_up_at:
-                expired = expires_in_s <= self._config.retry_s and self._journal.expires_in_s > 0
-                self._fail(Failure(FailureCode.TOKEN_EXPIRED) if expired else failure)
-                return
-            self._report(
-                Progress("waiting for MODE", f"{failure.reason or failure.code.name}; next try in {wait_s:.0f} s")
-            )
-            await self._wait(wait_s)
-            pause = min(pause * 2, _LONGEST_PAUSE_S)
-
-    async def _wait(self, seconds: float) -> None:
-        """Wait; whoever waits for the outcome hears that it goes on."""
-        ends_at = _now() + seconds
-        while (left_s := ends_at - _now()) > 0:
-            await asyncio.sleep(min(left_s, KEEP_ALIVE_S))
-            for session, re in list(self._watchers.items()):
-                self._tell(session, self._status(re))
-
-    async def _redeem_once(self, api: "DeviceApi") -> tuple[Failure | None, float]:
-        """One request. Returns why MODE did not take the token and the seconds to wait, or (None, 0) at an end."""
-        journal = self._journal
-        assert journal is not None, "only called in phase RECEIVED"
-        assert journal.token is not None, "phase RECEIVED has the token"
-        try:
-            self._save(journal.after(Event.SENDING))
-        except StorageError as e:
-            self._report(Progress("failed", str(e)))
-            return Failure(FailureCode.STORAGE_FAILED), 0
-        self._report(Progress("redeeming", "asking MODE"))
-        request = asyncio.create_task(self._ask(api, journal.token))
-        try:
-            await asyncio.shield(request)
-        except asyncio.CancelledError:
-            # We are to stop, but the token may have left: its answer is worth waiting for, at most the time-out.
-            await asyncio.wait({request})
-            request.result()
-            raise
-        return request.result()
-
-    async def _ask(self, api: "DeviceApi", token: str) -> tuple[Failure | None, float]:
-        journal = self._journal
-        assert journal is not None, "only called in phase REDEEMING"
-        try:
-            answer = await api.redeem(token)
-        except CloudUnreachableError as e:
-            return self._postpone(journal, self._unreachable(e, journal.companion_time), 0)
-        except CloudRetryLaterError as e:
-            return self._postpone(
-                journal, Failure(FailureCode.CLOUD_ERROR, bounded_reason(e.reason)), e.retry_after_s or 0
-            )
-        except CloudRefusedError as e:
-            self._fail(Failure(FailureCode.TOKEN_REFUSED, bounded_reason(e.reason or f"HTTP {e.status}")))
-        except CloudNoAnswerError as e:
-            self._lose(str(e), f"HTTP {e.status}" if e.status else "no answer")
-        else:
-            await self._store(Credentials(answer.device_id, answer.api_key, self._config.mode_url))
-        return None, 0
-
-    def _postpone(self, journal: Journal, failure: Failure, wait_s: float) -> tuple[Failure | None, float]:
-        again = journal.after(Event.NOT_TAKEN)
-        try:
-            self._save(again)
-        except StorageError as e:
-            # On disk the outcome stays unknown, which is worse than true and never wrong; here we know better.
-            self._report(Progress("cannot write the journal", str(e)))
-            self._adopt(again)
-        return replace(failure, retry_after_s=round(wait_s)), wait_s
-
-    @staticmethod
-    def _unreachable(error: CloudUnreachableError, companion_time: int) -> Failure:
-        clocks_differ = companion_time > 0 and abs(time.time() - companion_time) > _CLOCK_TOLERANCE_S
-        if error.certificate_time and clocks_differ:
-            return Failure(FailureCode.CLOCK_WRONG)
-        return Failure(FailureCode.CLOUD_UNREACHABLE, "certificate" if error.certificate_time else "")
-
-    async def _store(self, credentials: Credentials) -> None:
-        """Keep what MODE gave; trying again is all that helps where the disk does not take it."""
-        assert self._journal is not None, "only called in phase REDEEMING"
-        for attempt in range(5):
-            try:
-                self._folder.write_credentials(credentials)
-                break
-            except StorageError as e:
-                self._report(Progress("cannot store the credentials", str(e)))
-                await asyncio.sleep(2**attempt / 4)
-        else:
-            # The key is lost, and a device without a holder of its key is in the home: nobody but the user can tell.
-            # The file may be there all the same, where only the folder could not be synced.
-            with contextlib.suppress(StorageError):
-                self._folder.erase_credentials()
-            self._lose("the credentials could not be stored", "storage failed")
-            return
-        self._credentials = credentials
-        self._window_until = max(self._window_until, _now() + self._config.announced_window_s)
-        stored = self._journal.after(Event.CREDENTIALS_STORED, device_id=credentials.device_id)
-        try:
-            self._save(stored)
-        except StorageError as e:
-            # A restart sees REDEEMING with credentials, which means the same.
-            self._report(Progress("cannot write the journal", str(e)))
-            self._adopt(stored)
-        self._report(Progress("stored", "credentials are on disk", credentials.device_id))
-
-    def _fail(self, failure: Failure) -> None:
-        self._end(Event.REFUSED, failure)
-        self._report(Progress("failed", f"{failure.code.name.lower().replace('_', ' ')} {failure.reason}".strip()))
-
-    def _lose(self, why: str, reason: str) -> None:
-        self._end(Event.UNANSWERED, Failure(FailureCode.OUTCOME_UNKNOWN, reason))
-        self._report(Progress("outcome unknown", why))
-
-    def _end(self, event: Event, failure: Failure) -> None:
-        assert self._journal is not None, "only called while there is a token"
-        ended = self._journal.after(event, failure=failure)
-        try:
-            self._save(ended)
-        except StorageError:
-            # What is on disk may stay REDEEMING: it means the same after a restart, or worse. But RECEIVED would be
-            # redeemed then, and nothing may be after a companion heard of the end. Erasing needs no space; where even
-            # that fails the error ends the process, and nobody hears of anything.
-            if self._phase is Phase.RECEIVED:
-                self._folder.erase_onboarding()
-            self._adopt(ended)
-
-    async def _announce(self, api: "DeviceApi") -> None:
-        """See that MODE accepts the key, tell the companion, and trigger the event, for as long as it takes."""
-        credentials = self._credentials
-        assert credentials is not None, "phase STORED has credentials"
-        pause = _FIRST_PAUSE_S
-        while self._journal is not None and self._phase is Phase.STORED and not self._journal.was_removed:
-            try:
-                await self._announce_once(api, credentials, self._journal)
-            except (CloudError, StorageError) as e:
-                waiting = "cannot write the journal" if isinstance(e, StorageError) else "waiting for MODE"
-                self._report(Progress(waiting, str(e)))
-                await asyncio.sleep(_jittered(pause))
-                pause = min(pause * 2, _LONGEST_ANNOUNCE_PAUSE_S)
-
-    async def _announce_once(self, api: "DeviceApi", credentials: Credentials, journal: Journal) -> None:
-        if not self._verified:
-            if not await api.accepts(credentials.device_id, credentials.api_key):
-                self._mark_removed(journal)
-                return
-            self._verified = True
-            self._journal_changed()
-        if not self._event_sent:
-            await self._trigger_event(api)
-            self._event_sent = True
-        self._save(journal.after(Event.ANNOUNCED))
-        self._window_until = _now() + self._config.announced_window_s
-        self._report(Progress("provisioned", "announced to MODE", credentials.device_id))
-
-    async def _check_key(self, api: "DeviceApi") -> None:
-        """See once after a start whether the device was removed in MODE, or is known there after all."""
-        credentials, journal = self._credentials, self._journal
-        assert journal is not None, "only called in the phases with credentials"
-        assert credentials is not None, "only called in the phases with credentials"
-        pause = _FIRST_PAUSE_S
-        while True:
-            try:
-                accepted = await api.accepts(credentials.device_id, credentials.api_key)
-                if not accepted and not journal.was_removed:
-                    self._mark_removed(journal)
-                elif not accepted:
-                    self._report(Progress("removed in MODE", _RUN_RESET, credentials.device_id))
-                elif journal.was_removed:
-                    self._save(journal.after(Event.KEY_ACCEPTED))
-            except (CloudError, StorageError) as e:
-                _log.debug("not checked: %s", type(e).__name__)
-                await asyncio.sleep(_jittered(pause))
-                pause = min(pause * 2, _LONGEST_CHECK_PAUSE_S)
-            else:
-                return
-
-    def _mark_removed(self, journal: Journal) -> None:
-        self._save(journal.after(Event.KEY_REFUSED, failure=Failure(FailureCode.CREDENTIALS_REFUSED)))
-        self._report(Progress("removed in MODE", _RUN_RESET, journal.device_id))
-
-    async def _trigger_event(self, api: "DeviceApi") -> None:
-        credentials = self._credentials
-        assert credentials is not None, "only called by a device with credentials"
-        try:
-            await api.trigger_event(
-                credentials.device_id,
-                credentials.api_key,
-                self._config.event,
-                {"deviceClass": self._config.device_class},
-            )
-        except CloudRefusedError as e:
-            # The device is provisioned all the same; the companion looks into the home when no event comes.
-            self._report(Progress("event refused", bounded_reason(e.reason), credentials.device_id))
-
-
-def _consistent(folder: StateFolder, journal: Journal | None, credentials: Credentials | None) -> Journal | None:
-    """Refuse a journal of credentials that are not there, which no crash leaves behind."""
-    if journal is None or journal.device_id is None:
-        return journal
-    if credentials is None or credentials.device_id != journal.device_id:
-        raise StorageError(
-            f"the journal in {folder.path} is about credentials that are not there; {_RUN_RESET}, or put them back"
-        )
-    return journal
+            await self._redeemer.run(api)
 
 
 async def _raise_what_comes_of(failed: asyncio.Future[None]) -> None:
@@ -854,13 +601,6 @@ def _leaves(error: BaseException) -> list[BaseException]:
     if isinstance(error, BaseExceptionGroup):
         return [leaf for part in error.exceptions for leaf in _leaves(part)]
     return [error]
-
-
-def _jittered(pause: float) -> float:
-    """Somewhat less than this pause, so that devices that lost MODE together do not come back together."""
-    import random
-
-    return pause * random.uniform(0.5, 1)  # noqa: S311 no secret
 
 
 def _now() -> float:

@@ -35,7 +35,7 @@ from bletoken.protocol.wire import (
     Unlock,
 )
 from bletoken.sim.cloud.faults import Fault
-from bletoken_peripheral import control, onboarding, redemption
+from bletoken_peripheral import control, redemption
 from bletoken_peripheral.control import Command
 from bletoken_peripheral.redemption import Journal, Phase
 
@@ -369,7 +369,7 @@ async def test_a_device_that_mode_knows_after_all_is_provisioned_again_after_a_r
     assert journal is not None
     with device.folder.lock() as folder:
         folder.write_journal(
-            journal.after(onboarding.Event.KEY_REFUSED, failure=onboarding.Failure(FailureCode.CREDENTIALS_REFUSED))
+            journal.after(redemption.Event.KEY_REFUSED, failure=redemption.Failure(FailureCode.CREDENTIALS_REFUSED))
         )
     await device.start()
     await until(lambda: device.journal == journal)

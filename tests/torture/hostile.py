@@ -19,7 +19,7 @@ from unit.mode import loopback
 from unit.mode.conftest import CA
 
 from bletoken.sim.cloud.faults import Fault
-from bletoken_peripheral import onboarding
+from bletoken_peripheral import redeemer
 
 
 @dataclass(frozen=True)
@@ -232,6 +232,6 @@ async def _in_front_of(bench: Bench, tls: ssl.SSLContext | None, heard: list[str
 @contextlib.contextmanager
 def _device_clock_in_1970() -> Any:
     """The device's own clock: what it compares with the companion's. Its TLS library asks the system's."""
-    clock = types.SimpleNamespace(**{**vars(onboarding.time), "time": lambda: 10.0})
-    with mock.patch.object(onboarding, "time", clock):
+    clock = types.SimpleNamespace(**{**vars(redeemer.time), "time": lambda: 10.0})
+    with mock.patch.object(redeemer, "time", clock):
         yield
