@@ -12,6 +12,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+    from typing import NoReturn
 
 _COLUMNS = 80
 """The width of what is no terminal."""
@@ -19,9 +20,34 @@ _COLUMNS = 80
 
 def parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """An argument parser in the house's manner; the epilog is shown as it is."""
-    return argparse.ArgumentParser(
+    return _Parser(
         prog=prog, description=description, epilog=epilog, formatter_class=_raw_formatter, allow_abbrev=False
     )
+
+
+class _NotUnderstoodError(Exception):
+    """A command line that a parser, maybe one below another, does not understand."""
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a person how it is used, and a machine, with `--json`, an error like any other."""
+
+    def error(self, message: str) -> "NoReturn":
+        raise _NotUnderstoodError(self, message)
+
+    def parse_args(self, args: "list[str] | None" = None, namespace: None = None) -> argparse.Namespace:  # type: ignore[override] # nobody brings another namespace
+        try:
+            return super().parse_args(args, namespace)
+        except _NotUnderstoodError as error:
+            parser, message = error.args
+            if "--json" not in (sys.argv[1:] if args is None else args):
+                argparse.ArgumentParser.error(parser, message)
+
+            from bletoken import console
+            from bletoken.errors import UsageError
+
+            console.say_json(console.error_object(UsageError(message)))
+            sys.exit(UsageError.exit_code)
 
 
 def formatter(prog: str) -> argparse.HelpFormatter:
