@@ -54,8 +54,16 @@ class Device:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._running.cancel()
+        cancelled: asyncio.CancelledError | None = None
         with self._held:
-            await asyncio.wait({self._running})
+            # However often it is cancelled: a folder that is let go too early is another program's.
+            while not self._running.done():
+                try:
+                    await asyncio.wait({self._running})
+                except asyncio.CancelledError as again:
+                    cancelled = again
+        if cancelled is not None:
+            raise cancelled
         ended_by = None if self._running.cancelled() else self._running.exception()
         if ended_by is not None and error is None and not self._told:
             raise ended_by

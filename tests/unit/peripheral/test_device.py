@@ -116,6 +116,38 @@ async def test_the_folder_is_held_inside_and_let_go_outside(config: Config) -> N
         pass
 
 
+async def test_whoever_cancels_twice_still_waits_for_the_end_and_holds_the_folder_until_then(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+
+    async def finish_a_request(_: FakeOnboarding) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            asked.set()
+            await answered.wait()
+
+    async def work() -> None:
+        async with Device(config):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(FakeOnboarding, "run", finish_a_request)
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0.01)
+    working.cancel()
+    await asked.wait()
+    working.cancel()
+    await asyncio.sleep(0.01)
+    with pytest.raises(StorageError), StateFolder(config.state).lock():
+        pass
+    answered.set()
+    with pytest.raises(asyncio.CancelledError):
+        await working
+    with StateFolder(config.state).lock():
+        pass
+
+
 async def test_a_device_without_a_setup_code_is_told_to_make_one(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.undo()
     folder = StateFolder(tmp_path / "new")
