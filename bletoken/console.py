@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Final, TextIO
 
@@ -95,6 +96,28 @@ def secret_from(name: str, what: str) -> str:
         raise UsageError(f"cannot read {what} from {name}: {e.strerror}") from e
     except UnicodeDecodeError:
         raise UsageError(f"{name} is not text, so it does not hold {what}") from None
+
+
+async def answer(question: str) -> str:
+    """What a person types, without the spaces around it; empty where there is nothing more to come."""
+    sys.stdout.write(question)
+    sys.stdout.flush()
+    loop = asyncio.get_running_loop()
+    typed: asyncio.Future[bytes] = loop.create_future()
+
+    def take(line: bytes) -> None:
+        if not typed.done():
+            typed.set_result(line)
+
+    def read() -> None:
+        line = os.read(sys.stdin.fileno(), _LARGEST_SECRET)
+        # Whoever asked may have gone, and the loop with it.
+        with contextlib.suppress(RuntimeError):
+            loop.call_soon_threadsafe(take, line)
+
+    # Not one of asyncio's threads: those are waited for at the end, and nothing ends this one but a line.
+    threading.Thread(target=read, daemon=True).start()
+    return (await typed).decode("utf-8", "replace").strip()
 
 
 def run_command(command: Callable[[], int], *, as_json: bool, verbose: bool = False) -> int:

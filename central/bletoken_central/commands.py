@@ -7,21 +7,23 @@ import argparse
 import asyncio
 import os
 import sys
-from collections.abc import Coroutine, Sequence
 from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from bletoken import console
 from bletoken.errors import NotSignedInError, UsageError
 from bletoken_central.cli import PASSWORD_VARIABLE, SESSION_KEY_VARIABLE, SETUP_CODE_VARIABLE
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from bletoken.mode.models import Device
     from bletoken.protocol.setup_code import SetupCode
     from bletoken_central.handoff import Limits, Progress
-    from bletoken_central.onboarding import Choose, Onboarded
+    from bletoken_central.onboarding import Choose, Companion, Onboarded
 
-_T = TypeVar("_T")
+_LONGEST_ID = 20
+"""Digits of 2^64 - 1."""
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -115,10 +117,6 @@ def _ask(prompt: str, instead: str) -> str:
 # Commands -----------------------------------------------------------------------------------------------------------
 
 
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    return asyncio.run(work)
-
-
 def _limits(arguments: argparse.Namespace) -> "Limits":
     from bletoken_central.handoff import Limits
 
@@ -149,7 +147,7 @@ def _scan(arguments: argparse.Namespace) -> int:
                     console.say(f"{found.address}  {found.name}  {found.rssi:4} dBm  {state}")
         return count
 
-    count = _run(scan())
+    count = asyncio.run(scan())
     if arguments.json:
         console.say_json({"ok": True, "devices": count})
     elif count == 0:
@@ -185,7 +183,7 @@ def _info(arguments: argparse.Namespace) -> int:
         _tell(arguments, content)
         return 0
 
-    return _run(info())
+    return asyncio.run(info())
 
 
 def _identify(arguments: argparse.Namespace) -> int:
@@ -199,7 +197,7 @@ def _identify(arguments: argparse.Namespace) -> int:
         _tell(arguments, {"ok": True}, "The device shows itself now.")
         return 0
 
-    return _run(identify())
+    return asyncio.run(identify())
 
 
 def _login(arguments: argparse.Namespace) -> int:
@@ -224,7 +222,7 @@ def _login(arguments: argparse.Namespace) -> int:
         _tell(arguments, {"ok": True, "user_id": session.user_id}, f"Signed in to MODE as user {session.user_id}.")
         return 0
 
-    return _run(login())
+    return asyncio.run(login())
 
 
 def _logout(arguments: argparse.Namespace) -> int:
@@ -263,25 +261,32 @@ def _push(arguments: argparse.Namespace) -> int:
             console.say(f"Done: the device is provisioned as {pushed.device_id}.")
         return 0
 
-    return _run(push())
+    return asyncio.run(push())
+
+
+def _signed_in(
+    arguments: argparse.Namespace, view: "_View", key: str, limits: "Limits", choose: "Choose | None" = None
+) -> "Companion":
+    from bletoken_central.onboarding import Companion
+
+    return Companion(
+        arguments.radio,
+        session_key=key,
+        mode_url=arguments.mode_url,
+        mode_ca=arguments.mode_ca,
+        report=view.report,
+        limits=limits,
+        choose=choose,
+    )
 
 
 def _provision(arguments: argparse.Namespace) -> int:
-    from bletoken_central.onboarding import Companion
-
     code, key, limits = _setup_code(arguments), _session_key(arguments), _limits(arguments)
 
     async def provision() -> int:
         with _view(arguments) as view:
-            async with Companion(
-                arguments.radio,
-                session_key=key,
-                mode_url=arguments.mode_url,
-                mode_ca=arguments.mode_ca,
-                report=view.report,
-                limits=limits,
-                choose=None if arguments.json or not sys.stdin.isatty() else _choose(view),
-            ) as companion:
+            choose = None if arguments.json or not sys.stdin.isatty() else _choose(view)
+            async with _signed_in(arguments, view, key, limits, choose) as companion:
                 onboarded = await companion.provision(
                     code,
                     home_id=arguments.home,
@@ -292,26 +297,17 @@ def _provision(arguments: argparse.Namespace) -> int:
         _tell_onboarded(arguments, onboarded)
         return 0
 
-    return _run(provision())
+    return asyncio.run(provision())
 
 
 def _claim(arguments: argparse.Namespace) -> int:
-    from bletoken_central.onboarding import Companion
-
     claim_code = _claim_code(arguments)
     code = _setup_code(arguments) if claim_code is None else None
     key, limits = _session_key(arguments), _limits(arguments)
 
     async def claim() -> int:
         with _view(arguments) as view:
-            async with Companion(
-                arguments.radio,
-                session_key=key,
-                mode_url=arguments.mode_url,
-                mode_ca=arguments.mode_ca,
-                report=view.report,
-                limits=limits,
-            ) as companion:
+            async with _signed_in(arguments, view, key, limits) as companion:
                 if claim_code is not None:
                     onboarded = await companion.claim_typed(claim_code, home_id=arguments.home)
                 else:
@@ -322,7 +318,7 @@ def _claim(arguments: argparse.Namespace) -> int:
         _tell_onboarded(arguments, onboarded)
         return 0
 
-    return _run(claim())
+    return asyncio.run(claim())
 
 
 def _tell_onboarded(arguments: argparse.Namespace, onboarded: "Onboarded") -> None:
@@ -350,11 +346,8 @@ def _choose(view: "_View") -> "Choose":
             for device in devices:
                 shown = (console.printable(text) for text in (device.name, device.tag, device.device_class) if text)
                 console.say(f"  {device.id}  {', '.join(shown)}")
-            try:
-                answer = await asyncio.to_thread(input, "Which one may be removed (its id; Enter for none)? ")
-            except EOFError:
-                answer = ""
-        return int(answer) if answer.strip().isdecimal() else None
+            answer = await console.answer("Which one may be removed (its id; Enter for none)? ")
+        return int(answer) if answer.isdecimal() and len(answer) <= _LONGEST_ID else None
 
     return choose
 

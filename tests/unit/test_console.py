@@ -1,0 +1,57 @@
+"""What a person is asked at a terminal, by a program of its own."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+pty = pytest.importorskip("pty", reason="this platform has no terminals that a program can hold the other end of")
+
+ASK = """
+import asyncio, sys
+from bletoken import console
+def ask():
+    print(repr(asyncio.run(console.answer("Which? "))), flush=True)
+    return 0
+sys.exit(console.run_command(ask, as_json=False))
+"""
+
+
+class Asked:
+    """A program that asks, at a terminal whose other end is here."""
+
+    def __init__(self) -> None:
+        self.terminal, theirs = pty.openpty()
+        self.process = subprocess.Popen([sys.executable, "-c", ASK], stdin=theirs, stdout=theirs)
+        os.close(theirs)
+        assert os.read(self.terminal, 100) == b"Which? "
+
+    def said(self) -> str:
+        return os.read(self.terminal, 100).decode("utf-8", "replace").splitlines()[-1]
+
+
+@pytest.fixture
+def asked() -> Iterator[Asked]:
+    made = Asked()
+    yield made
+    made.process.kill()
+    made.process.wait()
+    os.close(made.terminal)
+
+
+@pytest.mark.parametrize(
+    ("typed", "answer"),
+    [(b" 1001 \n", "'1001'"), (b"\n", "''"), (b"\x04", "''"), (b"\xff\n", "'\N{REPLACEMENT CHARACTER}'")],
+)
+def test_one_line_is_the_answer_and_the_end_of_input_is_none(asked: Asked, typed: bytes, answer: str) -> None:
+    os.write(asked.terminal, typed)
+    assert asked.process.wait(30) == 0
+    assert asked.said() == answer
+
+
+def test_ctrl_c_at_the_question_ends_it_at_once(asked: Asked) -> None:
+    asked.process.send_signal(signal.SIGINT)
+    assert asked.process.wait(30) == 130
