@@ -296,6 +296,8 @@ class Redeemer:
                 self._folder.erase_onboarding()
             self._adopt(ended, event)
 
+    # Announcing -------------------------------------------------------------------------------------------------------
+
     async def _announce(self, api: "DeviceApi") -> None:
         """See that MODE accepts the key, tell the companion, and trigger the event, for as long as it takes."""
         credentials = self.credentials

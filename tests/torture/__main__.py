@@ -7,6 +7,7 @@ import json
 import logging
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from torture.plan import Family, NotPossibleError, Plan
@@ -31,7 +32,7 @@ def main() -> int:
     logging.getLogger("bumble").setLevel(logging.CRITICAL)
     rows = []
     with tempfile.TemporaryDirectory(prefix="bletoken-torture-") as folder:
-        for name in arguments.families or FAMILIES:
+        for name in dict.fromkeys(arguments.families or FAMILIES):
             family: Family = importlib.import_module(f"torture.{name}")  # type: ignore[assignment]
             plan = Plan(Path(folder, name), arguments.seed, arguments.quick, arguments.without, arguments.only)
             plan.folder.mkdir()
@@ -48,6 +49,10 @@ async def run(family: Family, plan: Plan) -> Row:
     except NotPossibleError as error:
         row.untried = str(error)
         print(f"\n{family.NAME}: not all was tried: {error}", file=sys.stderr)
+    except Exception as error:  # noqa: BLE001 hours of others are not lost with it
+        row.untried = f"it broke off: {error!r}"
+        print(f"\n{family.NAME} broke off:", file=sys.stderr)
+        traceback.print_exc()
     print(file=sys.stderr)
     return row
 

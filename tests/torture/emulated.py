@@ -12,7 +12,8 @@ import os
 import shutil
 import signal
 import subprocess
-from collections import defaultdict
+import time
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator, Iterable
 from pathlib import Path
 
@@ -67,6 +68,7 @@ class Machine:
         self._qemu: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._kernel = _kernel()
+        self._console: deque[str] = deque(maxlen=5)
         self._make_disk(devices)
         self._make_root()
 
@@ -77,7 +79,7 @@ class Machine:
             shutil.copytree(device, content / device.name)
         disk = self._folder / "disk.ext4"
         command = ["mkfs.ext4", "-q", "-E", "root_owner=0:0", "-d", str(content), str(disk), "64M"]
-        subprocess.run(command, check=True, env={"PATH": _PATH})
+        subprocess.run(command, check=True, env={"PATH": _PATH}, capture_output=True)
 
     def _make_root(self) -> None:
         """What it boots from: busybox, the drivers and the init program, packed as the kernel wants it."""
@@ -116,6 +118,7 @@ class Machine:
 
     async def boot(self, device: str) -> None:
         """Switch it on; this device starts."""
+        self._console.clear()
         self.steps.clear()
         self._ended.clear()
         version = self._kernel.name.removeprefix("linux-image-")
@@ -158,16 +161,13 @@ class Machine:
             self._qemu = None
 
     async def refusal(self, device: str) -> str:
-        """Wait until a device advertises. Returns why it does not, in its own words; nothing where it does.
-
-        Raises:
-            TimeoutError: It says nothing.
-        """
-        async with asyncio.timeout(BOOT_S):
-            while "advertising" not in self.steps[device] and device not in self._ended:
-                assert self._qemu is not None
-                assert self._qemu.returncode is None, "the machine has ended"
-                await asyncio.sleep(0.02)
+        """Wait until a device advertises. Returns why it does not, in its own words; nothing where it does."""
+        ends_at = time.monotonic() + BOOT_S
+        while "advertising" not in self.steps[device] and device not in self._ended:
+            assert self._qemu is not None
+            if self._qemu.returncode is not None or time.monotonic() >= ends_at:
+                return f"nothing was heard of it; the last of the machine's console: {' / '.join(self._console)}"
+            await asyncio.sleep(0.02)
         return self._ended.get(device, "")
 
     def run(self, device: str) -> None:
@@ -188,11 +188,10 @@ class Machine:
 
     async def _read(self, qemu: asyncio.subprocess.Process) -> None:
         assert qemu.stdout is not None
-        with (self._folder / "console").open("ab") as console:
-            async for line in qemu.stdout:
-                console.write(line)
-                console.flush()
-                self._take(line.decode("utf-8", "replace").strip())
+        async for line in qemu.stdout:
+            said = line.decode("utf-8", "replace").strip()
+            self._console.append(said)
+            self._take(said)
 
     def _take(self, line: str) -> None:
         name, is_file, octets = line.partition("= ")

@@ -245,7 +245,8 @@ async def _machine_cuts(plan: Plan) -> AsyncIterator[Trial]:
         made = emulated.Machine(folder, [device.path for device in devices], program, ports)
         async with made.cut_at_the_end() as machine:
             await machine.boot("d0")
-            assert not await machine.refusal("d0")
+            if refusal := await machine.refusal("d0"):
+                raise NotPossibleError(f"the machine does not come up: {refusal}")
             longest_s = (await bench.provision(devices[0].label.qr)).result["elapsed_s"]["total"]
             for number in range(1, _MACHINE_CUTS + 1):
                 yield await _machine_cut(bench, machine, devices, number, choice.uniform(0, longest_s))
@@ -258,7 +259,7 @@ async def _machine_cut(
     bench.seed = await bench.sim("/_sim/seed", {"homeName": name})
     bench.mode.log.clear()
     machine.run(name)
-    assert not await machine.refusal(name)
+    assert not (refusal := await machine.refusal(name)), refusal
     providing = asyncio.create_task(bench.provision(device.label.qr, find_s=emulated.BOOT_S, total_s=600))
     await asyncio.sleep(moment_s)
     fault = f"{MACHINE_CUT} {moment_s:.2f} s into hand-off {number}, last: {machine.steps[name][-1]}"

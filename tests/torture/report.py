@@ -44,7 +44,7 @@ class Row:
         family: Its name.
         seed: What everything was chosen from.
         trials: What came of each fault so far.
-        untried: Why some faults could not be tried on this machine; empty if all were.
+        untried: Why some faults were not tried; empty if all were.
     """
 
     family: str
@@ -80,6 +80,7 @@ class Row:
             "p50_s": self.percentile_s(0.5),
             "p95_s": self.percentile_s(0.95),
             "max_s": self.percentile_s(1.0),
+            "untried": self.untried,
         }
 
 
@@ -99,4 +100,5 @@ def table(rows: list[Row]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     told = [f"{row.family}: {t.fault}: {t.detail}" for row in rows for t in row.trials if t.detail and t not in row.bad]
+    told += [f"{row.family}: not all was tried: {row.untried}" for row in rows if row.untried]
     return "\n".join([*text, "", *told] if told else text)
