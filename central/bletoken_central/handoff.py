@@ -267,12 +267,11 @@ class ClaimRequest(Question):
 
 
 class Exchange:
-    """One request to one device.
+    """Requests to one device, one after the other. A PIN has its few tries for all of them.
 
     Args:
         radio: Where the device is.
         code: Its setup code.
-        ask: What is asked.
         address: The device's address, where a PIN leaves the choice open.
         report: Is told of progress.
         limits: How long and how often.
@@ -283,7 +282,6 @@ class Exchange:
         self,
         radio: Radio,
         code: SetupCode,
-        ask: Ask,
         *,
         address: str | None = None,
         report: Report,
@@ -292,22 +290,21 @@ class Exchange:
     ) -> None:
         self._radio = radio
         self._code = code
-        self._ask = ask
         self._address = address
         self._report = report
         self._limits = limits or Limits()
         self._entropy = entropy
         self._unanswered = 0
-        self._breaches = 0
-        self._last_status: type[Status] | None = None
-        self._told: set[Step] = set()
         self.offer: Offer | None = None
         """What the device offered last; authentic once there was an authentic answer."""
         self.found: Found | None = None
         """Where the device was heard last."""
 
-    async def run(self) -> Status:
-        """Put the request and wait for the authenticated answer that ends it.
+    async def run(self, ask: Ask) -> Status:
+        """Put a request and wait for the authenticated answer that ends it.
+
+        Args:
+            ask: What is asked.
 
         Raises:
             HandoffError: The device says no, or nothing in time; the class says why.
@@ -315,6 +312,11 @@ class Exchange:
             ProtocolError: What comes from the device is not what the protocol allows.
             CloudError: The request could not be made.
         """
+        self._ask = ask
+        self.found = None
+        self._breaches = 0
+        self._last_status: type[Status] | None = None
+        self._told: set[Step] = set()
         try:
             async with asyncio.timeout(self._limits.total_s) as scope:
                 return await self._run()

@@ -209,10 +209,8 @@ class Companion:
             BletokenError: As `Exchange.run`.
         """
         if code is not None:
-            exchange = Exchange(
-                self._radio, code, Question(AskStatus()), address=address, report=self._report, limits=self._limits
-            )
-            status = await exchange.run()
+            exchange = self._exchange(code, address, self._report)
+            status = await exchange.run(Question(AskStatus()))
             assert exchange.offer is not None, "an answer comes after an offer"
             assert exchange.found is not None, "an answer comes from somewhere"
             return Info(exchange.found, exchange.offer, status)
@@ -235,8 +233,7 @@ class Companion:
         Raises:
             BletokenError: As `Exchange.run`.
         """
-        question = Question(Identify())
-        await Exchange(self._radio, code, question, address=address, report=self._report, limits=self._limits).run()
+        await self._exchange(code, address, self._report).run(Question(Identify()))
 
     async def push(self, code: SetupCode, token: Token, *, address: str | None = None) -> Pushed:
         """Hand over a token that is there already.
@@ -252,7 +249,7 @@ class Companion:
         watch = _Stopwatch(self._report)
         given = asyncio.get_running_loop().create_future()
         given.set_result(token)
-        provisioned = await self._hand_over(code, given, address, watch)
+        provisioned = await _hand_over(self._exchange(code, address, watch.report), given)
         return Pushed(provisioned.device_id, watch.elapsed_s())
 
     async def provision(
@@ -286,9 +283,11 @@ class Companion:
         home = await _only_home(api) if home_id is None else home_id
         run = _Provisioning(api, self._notes(), self._mode_url, home, device_class, tag, watch)
         await run.look_at_leftovers()
+        # The same one for each token: a PIN was typed once.
+        exchange = self._exchange(code, address, watch.report)
         for recovery in range(_MOST_RECOVERIES + 1):
             try:
-                return await run.once(lambda token: self._hand_over(code, token, address, watch))
+                return await run.once(lambda token: _hand_over(exchange, token))
             except OutcomeUnknownError:
                 await run.recover(self._choose)
                 if recovery == _MOST_RECOVERIES:
@@ -320,15 +319,7 @@ class Companion:
         watch = _Stopwatch(self._report)
 
         async def ask(allowed: asyncio.Future[Any]) -> tuple[str, datetime]:
-            exchange = Exchange(
-                self._radio,
-                code,
-                ClaimRequest(duration_s, allowed),
-                address=address,
-                report=watch.report,
-                limits=self._limits,
-            )
-            status = await exchange.run()
+            status = await self._exchange(code, address, watch.report).run(ClaimRequest(duration_s, allowed))
             assert isinstance(status, Claimable), "nothing else ends a claim request well"
             ends = datetime.fromtimestamp(min(status.until, _LATEST), UTC)
             watch.report(Progress(Step.CLAIMABLE, f"until {ends.astimezone():%H:%M:%S}"))
@@ -383,15 +374,8 @@ class Companion:
             raise UsageError("this needs the user's MODE session key")
         return self._api
 
-    async def _hand_over(
-        self, code: SetupCode, token: asyncio.Future[Token], address: str | None, watch: "_Stopwatch"
-    ) -> Provisioned:
-        exchange = Exchange(
-            self._radio, code, HandOver(token), address=address, report=watch.report, limits=self._limits
-        )
-        status = await exchange.run()
-        assert isinstance(status, Provisioned), "nothing else ends a hand-off well"
-        return status
+    def _exchange(self, code: SetupCode, address: str | None, report: Report) -> Exchange:
+        return Exchange(self._radio, code, address=address, report=report, limits=self._limits)
 
     def _notes(self) -> Notes:
         if self._notes_folder is None:
@@ -399,6 +383,12 @@ class Companion:
 
             self._notes_folder = platformdirs.user_state_path("bletoken") / "tokens"
         return Notes(self._notes_folder)
+
+
+async def _hand_over(exchange: Exchange, token: asyncio.Future[Token]) -> Provisioned:
+    status = await exchange.run(HandOver(token))
+    assert isinstance(status, Provisioned), "nothing else ends a hand-off well"
+    return status
 
 
 class _Provisioning:

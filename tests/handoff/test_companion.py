@@ -310,6 +310,31 @@ async def test_a_pin_without_an_authentic_answer_is_tried_three_times_and_no_mor
     assert len(sent) == len(set(sent)) == 3
 
 
+async def test_the_three_tries_of_a_pin_are_for_a_whole_provision_whatever_it_recovers_from(
+    alone: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    device = alone.device()
+    await device.start()
+    assert device.label.pin is not None
+    alone.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+    sent, send = 0, Link.send
+
+    async def losing(link: Link, message: bytes) -> None:
+        nonlocal sent
+        sent += 1
+        if sent != 3:
+            raise LinkLostError("just as the message left")
+        await send(link, message)
+
+    monkeypatch.setattr(Link, "send", losing)
+    outcome = await alone.provision(device.label.pin)
+    assert outcome.exit_code == 4, outcome
+    assert "type it again" in outcome.message
+    # The third was answered, and led to a new token; with the fourth three were not.
+    assert sent == 4
+    assert await alone.devices_in_home() == []
+
+
 async def test_two_companions_at_one_device_one_finishes_the_other_is_told(alone: Bench) -> None:
     device = alone.device()
     await device.start()
