@@ -39,14 +39,16 @@ async def test_the_suite_runs_on_adapters_by_address_and_on_a_device_over_ssh(
         options = ["--device-adapter", hub.adapters[device].public_address.to_string(False)]
         options += ["--companion-adapter", hub.adapters[companion].public_address.to_string(False)]
         options += ["--power-cycle-command", POWER_CYCLE.replace("ADAPTER", device)]
-        process = await asyncio.create_subprocess_exec(
-            *[sys.executable, "-m", "pytest", "-p", "pytest_asyncio.plugin", "-m", "hardware", "-v"],
-            *[*options, *(elsewhere if host else [])],
-            *TESTS,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            env=environment,
-        )
-        out, _ = await process.communicate()
-    assert process.returncode == 0, out.decode()
-    assert f"{len(TESTS)} passed" in out.decode()
+        said = records / "pytest.txt"
+        with said.open("wb") as out:
+            process = await asyncio.create_subprocess_exec(
+                *[sys.executable, "-m", "pytest", "-p", "pytest_asyncio.plugin", "-m", "hardware", "-v"],
+                *[*options, *(elsewhere if host else [])],
+                *TESTS,
+                stdout=out,
+                stderr=asyncio.subprocess.STDOUT,
+                env=environment,
+            )
+            await process.wait()
+    assert process.returncode == 0, said.read_text()
+    assert f"{len(TESTS)} passed" in said.read_text()
