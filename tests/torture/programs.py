@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import os
 import signal
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,18 +84,31 @@ class Recording:
     of_companion: list[Call]
 
 
-async def recorded(folder: Path, without: str | None) -> Recording:
-    """Record one, on a bench in this folder, with this defence taken out."""
+async def recorded(
+    folder: Path,
+    without: str | None,
+    *,
+    names: tuple[str, ...] = trace.FILES + trace.SOCKETS,
+    paths: Callable[[Device], Sequence[Path]] = lambda _: (),
+) -> Recording:
+    """Record one.
+
+    Args:
+        folder: For its bench.
+        without: The defence to take out.
+        names: The calls to look at.
+        paths: The files of the device to look at alone.
+    """
     companion = stopped(sabotage.command(without, "bletoken_central"), folder / "pid")
     async with open_bench(Processes(sabotage.command(without, "bletoken_peripheral"), companion), folder) as bench:
         device = bench.device()
         await device.start()
         device_pid = device.running.process.pid
         await trace.quiet(device_pid)
-        async with trace.attached(device_pid) as of_device:
+        async with trace.attached(device_pid, names=names, paths=paths(device)) as of_device:
             providing = asyncio.create_task(bench.provision(device.label.qr))
             pid = await stopped_pid(folder / "pid")
-            async with trace.attached(pid) as of_companion:
+            async with trace.attached(pid, names=names) as of_companion:
                 go_on(pid)
                 assert (await providing).exit_code == 0
             await device.saw("companion left")

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from handoff.bench import Bench, Device, InProcess, Outcome, Processes, command, open_bench, until
 from torture import programs, sabotage, trace, verdict
-from torture.plan import Plan, side_by_side
+from torture.plan import NotPossibleError, Plan, side_by_side
 from torture.report import Result, Trial
 from torture.trace import Call, Injection
 from torture.verdict import UNEXPECTED, judge
@@ -65,6 +65,8 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
         yield trial
     for trial in _unreadable(plan):
         yield trial
+    if not _may_mount():
+        raise NotPossibleError("only root may mount a small file system, so no disk really filled")
 
 
 async def _carried_out(fault: str, job: Job) -> Trial:
@@ -152,32 +154,17 @@ def _counted(calls: list[Call]) -> list[Call]:
 
 
 async def _recorded(plan: Plan, folder: Path) -> tuple[list[Call], list[Call]]:
-    companion = programs.stopped(sabotage.command(plan.without, "bletoken_central"), folder / "pid")
-    both = Processes(sabotage.command(plan.without, "bletoken_peripheral"), companion)
-    async with open_bench(both, folder) as bench:
-        device = bench.device()
-        await device.start()
-        paths = [device.folder.path, *_files(device)]
-        async with trace.attached(_pid(device), names=trace.FILES, paths=paths) as of_device:
-            providing = asyncio.create_task(bench.provision(device.label.qr))
-            pid = await programs.stopped_pid(folder / "pid")
-            async with trace.attached(pid, names=trace.FILES) as of_companion:
-                programs.go_on(pid)
-                assert (await providing).exit_code == 0
-            await device.saw("companion left")
-            await trace.quiet(_pid(device))
-    notes = [call for call in of_companion.calls if call.path and call.path.is_relative_to(folder / "bletoken")]
-    return of_device.calls, [call for call in notes if call.name != "openat" or "O_CREAT" in call.flags]
+    recording = await programs.recorded(
+        folder, plan.without, names=trace.FILES, paths=lambda device: [device.folder.path, *_files(device)]
+    )
+    notes = [call for call in recording.of_companion if call.path and call.path.is_relative_to(folder / "bletoken")]
+    return recording.of_device, [call for call in notes if call.name != "openat" or "O_CREAT" in call.flags]
 
 
 def _files(device: Device) -> list[Path]:
     state = device.folder.path
     names = (JOURNAL_FILE, CREDENTIALS_FILE)
     return [*(state / name for name in names), *(state / f".{name}.new" for name in names)]
-
-
-def _pid(device: Device) -> int:
-    return device.running.process.pid
 
 
 async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial:
@@ -187,6 +174,7 @@ async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial
         device = bench.device()
         await device.start()
         process = device.running.process
+        await trace.quiet(process.pid)
         paths = [*_files(device), *([device.folder.path] if failing.error == "EIO" else [])]
         async with trace.attached(process.pid, *failing.injections, names=trace.FILES, paths=paths):
             # A device that ended is not there to be found.
@@ -261,8 +249,7 @@ def _new_folder(plan: Plan) -> Path:
 
 def _full_disks(plan: Plan) -> list[tuple[str, Job]]:
     """On real file systems, which only root may mount."""
-    if os.geteuid() != 0 or not sys.platform.startswith("linux"):
-        print(f"{NAME}: only root may mount a small file system, so no disk really fills", file=sys.stderr)
+    if not _may_mount():
         return []
     jobs: list[tuple[str, Job]] = []
     for moment in ("from the start", "while MODE answers"):
@@ -273,6 +260,10 @@ def _full_disks(plan: Plan) -> list[tuple[str, Job]]:
     fault = "disk of the companion's notes full"
     jobs.append((fault, partial(_notes_on_full_disk, plan, fault)))
     return jobs
+
+
+def _may_mount() -> bool:
+    return sys.platform.startswith("linux") and os.geteuid() == 0
 
 
 @contextlib.contextmanager
