@@ -76,7 +76,7 @@ class Radio:
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
-        self._scanner_options: dict[str, Any] = {}
+        self._scanner_options: dict[str, Any] = {"service_uuids": [SERVICE_UUID]}
         self._client_options: dict[str, Any] = {}
         kind, _, adapter = spec.partition(":")
         self._is_systems = kind == "system"
@@ -87,11 +87,16 @@ class Radio:
             except ImportError as e:
                 raise UsageError("the virtual radio needs the simulator: pip install 'bletoken[sim]'") from e
             scanner, client = backends(spec)
-            self._scanner_options, self._client_options = {"backend": scanner}, {"backend": client}
-        elif kind != "system":
+            self._scanner_options["backend"], self._client_options["backend"] = scanner, client
+            return
+        if kind != "system":
             raise UsageError(f"the radio must be 'system', 'system:hci1' or 'air:unix:/path/of/the/hub', not {spec!r}")
-        elif adapter:
-            self._scanner_options = self._client_options = {"bluez": {"adapter": adapter}}
+        bluez = {"adapter": adapter} if adapter else {}
+        self._client_options["bluez"] = bluez
+        if sys.platform == "linux":
+            # BlueZ filters by what is in an advert. bleak would do so by what BlueZ remembers of the device, which has
+            # lost our service when a device's program dies while it is connected, for as long as somebody scans.
+            self._scanner_options = {"bluez": {**bluez, "filters": {"UUIDs": [SERVICE_UUID]}}}
 
     @contextlib.asynccontextmanager
     async def scan(self) -> AsyncIterator[AsyncIterator[Found]]:
@@ -103,8 +108,8 @@ class Radio:
         heard: asyncio.Queue[Found] = asyncio.Queue()
 
         def on_advert(device: BLEDevice, advert: AdvertisementData) -> None:
-            if SERVICE_UUID in advert.service_uuids:
-                name = AdvertName.parse(advert.local_name or device.name)
+            name = AdvertName.parse(advert.local_name or device.name)
+            if name is not None or SERVICE_UUID in advert.service_uuids:
                 heard.put_nowait(Found(device.address, name, advert.rssi, device))
 
         async def all_heard() -> AsyncIterator[Found]:
@@ -121,7 +126,7 @@ class Radio:
     async def _start_scan(self, on_advert: Callable[[BLEDevice, AdvertisementData], None]) -> BleakScanner:
         give_up_at = time.monotonic() + _COMES_BACK_S
         while True:
-            scanner = BleakScanner(on_advert, service_uuids=[SERVICE_UUID], **self._scanner_options)
+            scanner = BleakScanner(on_advert, **self._scanner_options)
             try:
                 async with asyncio.timeout(_START_TIMEOUT_S):
                     await scanner.start()

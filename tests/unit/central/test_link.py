@@ -1,9 +1,12 @@
 """The companion's radio on a platform that fails in every way there is."""
 
+import random
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import pytest
 from bleak.backends.device import BLEDevice
+from bleak.backends.scanner import AdvertisementData
 from bleak.exc import (
     BleakBluetoothNotAvailableError,
     BleakBluetoothNotAvailableReason,
@@ -15,6 +18,8 @@ from bleak.exc import (
 )
 
 from bletoken.errors import DeviceNotFoundError, RadioError, RadioUnavailableError
+from bletoken.protocol.setup_code import AdvertName, Label
+from bletoken.protocol.wire import SERVICE_UUID
 from bletoken_central import link
 from bletoken_central.link import Found, Link, Radio
 
@@ -49,8 +54,16 @@ class Scanner:
 
     failures: ClassVar[list[Exception]] = []
     starts: ClassVar[int] = 0
+    latest: ClassVar["Scanner"]
 
-    def __init__(self, *_: Any, **__: Any) -> None: ...
+    def __init__(self, on_advert: Callable[[BLEDevice, AdvertisementData], None], **options: Any) -> None:
+        self.on_advert = on_advert
+        self.options = options
+        Scanner.latest = self
+
+    def hears(self, address: str, name: str, *service_uuids: str) -> None:
+        advert = AdvertisementData(name, {}, {}, list(service_uuids), None, -50, ())
+        self.on_advert(BLEDevice(address, name, None), advert)
 
     async def start(self) -> None:
         Scanner.starts += 1
@@ -92,6 +105,27 @@ async def test_a_radio_that_cannot_scan_says_what_to_do(
         async with Radio("system").scan():
             pass
     assert Scanner.starts == 1
+
+
+@pytest.mark.parametrize("radio", ["system", "system:hci1"])
+async def test_on_bluez_a_device_is_heard_by_its_advert_whatever_services_bluez_remembers(
+    radio: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", "linux")
+    name = AdvertName("p", Label.generate(random.Random(1).randbytes, with_pin=False).qr.advert_tag(b"ab"))
+    async with Radio(radio).scan() as heard:
+        scanner = Scanner.latest
+        scanner.hears("00:00:00:00:00:01", "a lamp")
+        # Its program died while a companion was connected: BlueZ has learnt that our service is gone.
+        scanner.hears("00:00:00:00:00:02", str(name), "00001801-0000-1000-8000-00805f9b34fb")
+        # Connected a moment ago: BlueZ has another name for it until its next advert.
+        scanner.hears("00:00:00:00:00:03", "raspberrypi", SERVICE_UUID)
+        found = [await anext(heard) for _ in range(2)]
+    assert [(one.address[-1], one.name) for one in found] == [("2", name), ("3", None)]
+    # BlueZ filters by what is in an advert, bleak by what BlueZ remembers.
+    assert "service_uuids" not in scanner.options
+    assert scanner.options["bluez"]["filters"] == {"UUIDs": [SERVICE_UUID]}
+    assert scanner.options["bluez"].get("adapter") == (radio.partition(":")[2] or None)
 
 
 async def test_a_radio_that_is_busy_is_waited_for() -> None:
