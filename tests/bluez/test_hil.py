@@ -3,7 +3,6 @@
 import asyncio
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -29,7 +28,8 @@ set -- busctl set-property org.bluez /org/bluez/ADAPTER org.bluez.Adapter1 Power
 async def test_the_suite_runs_on_adapters_by_address_and_on_a_device_over_ssh(
     bluez: bus.BlueZ, tmp_path: Path, records: Path, host: str | None
 ) -> None:
-    make_ssh(tmp_path / "bin", tempfile.gettempdir(), f"{tmp_path}/there")
+    # What pytest makes is elsewhere there; the project is not, wherever it lies.
+    make_ssh(tmp_path / "bin", str(tmp_path.parent.parent), f"{tmp_path}/there")
     elsewhere = ["--device-host", host, "--device-program", f"{Path(sys.executable).parent}/bletoken-peripheral"]
     environment = os.environ | {"PATH": f"{tmp_path}/bin:{os.environ['PATH']}", "BLETOKEN_ARTIFACTS": str(records)}
     async with (
