@@ -23,6 +23,12 @@ from bletoken.sim.cloud.store import Store
 STOP_TIMEOUT_S: Final = 2.0
 """How long a stopping server lets its requests end by themselves."""
 
+KEEP_ALIVE_S: Final = 75
+"""How long an idle connection stays open: longer than HTTP clients keep one, so that theirs is the end that closes it.
+
+A server that closes first may do so just as the next request leaves, whose client then sees a reset and no answer.
+"""
+
 
 @dataclass(frozen=True)
 class CloudServer:
@@ -76,6 +82,7 @@ async def serve(
             http=_Connection,
             ws="websockets-sansio",
             ws_max_size=settings.max_body_size,
+            timeout_keep_alive=KEEP_ALIVE_S,
             lifespan="off",
             # Its own messages contain request lines with queries, and a query may contain a key.
             log_config=None,

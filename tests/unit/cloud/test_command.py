@@ -11,6 +11,7 @@ from typing import Any
 
 import httpx
 import pytest
+from handoff.warp import WarpedLoop
 from unit.cloud.world import until
 from websockets.asyncio.client import connect
 
@@ -206,3 +207,21 @@ def test_a_settings_file_is_read_and_overruled_by_set(tmp_path: Path) -> None:
 def test_an_unusable_database_is_an_error_in_words(tmp_path: Path) -> None:
     with pytest.raises(StorageError):
         command.run(parsed("--db", str(tmp_path)))
+
+
+def test_an_idle_connection_is_closed_by_the_client_and_not_while_it_sends() -> None:
+    async def idle_s() -> float:
+        loop = asyncio.get_running_loop()
+        async with serve() as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", httpx.URL(server.url).port)
+            writer.write(b"GET /auth HTTP/1.1\r\nHost: mode\r\n\r\n")
+            await reader.readuntil(b"}")
+            began_at = loop.time()
+            assert await reader.read() == b""
+            writer.close()
+            return loop.time() - began_at
+
+    with asyncio.Runner(loop_factory=WarpedLoop) as runner:
+        server_keeps_s = runner.run(idle_s())
+    client_keeps_s = httpx.Limits().keepalive_expiry
+    assert client_keeps_s and server_keeps_s > 2 * client_keeps_s
