@@ -36,7 +36,7 @@ def missing() -> str:
     return ", ".join(tool for tool in TOOLS if shutil.which(tool, path=_PATH) is None)
 
 
-def _kernel() -> Path:
+def kernel() -> Path:
     """The folder of a stock Debian kernel.
 
     Raises:
@@ -67,7 +67,7 @@ class Machine:
         self._files: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._qemu: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
-        self._kernel = _kernel()
+        self._kernel = kernel()
         self._console: deque[str] = deque(maxlen=5)
         self._make_disk(devices)
         self._make_root()

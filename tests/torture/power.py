@@ -6,12 +6,12 @@ from the calls of a recorded hand-off: see `disk`. The companion and MODE are re
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from handoff.bench import Bench, Device, InProcess, open_bench, until
+from handoff.bench import Bench, Device, InProcess, Outcome, open_bench, until
 from torture import emulated, programs, sabotage, trace
 from torture.disk import Disk, State
 from torture.plan import NotPossibleError, Plan, side_by_side
@@ -91,8 +91,8 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
         yield trial
     async for trial in _guesses_after_cuts(plan):
         yield trial
-    if not plan.quick and plan.only in MACHINE_CUT:
-        async for trial in _machine_cuts(plan):
+    if not plan.quick and (machine_cuts := _machine_cuts(plan)):
+        async for trial in _cut_the_machine(plan, machine_cuts):
             yield trial
 
 
@@ -230,39 +230,92 @@ async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
 # Real cuts ------------------------------------------------------------------------------------------------------------
 
 
-async def _machine_cuts(plan: Plan) -> AsyncIterator[Trial]:
-    """A machine is cut at random moments of hand-offs, and booted again on its disk."""
+@dataclass(frozen=True)
+class MachineCut:
+    """A real cut.
+
+    Attributes:
+        number: Counts up from 1; each is of another hand-off.
+        moment: When it comes, by a name in `_MOMENTS`; empty where it comes at random.
+        share: How far into a hand-off it comes at random, by the time that one takes.
+    """
+
+    number: int
+    moment: str = ""
+    share: float = 0.0
+
+    def __str__(self) -> str:
+        when = f"once {self.moment}" if self.moment else f"at {self.share:.0%} of a hand-off"
+        return f"{MACHINE_CUT} {self.number} {when}"
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A hand-off that is going to be cut."""
+
+    bench: Bench
+    steps: list[str]
+    providing: asyncio.Task[Outcome]
+
+
+_MOMENTS: dict[str, Callable[[_UnderWay], bool]] = {
+    "the device took the token": lambda it: "token accepted" in it.steps,
+    "MODE made a device": lambda it: any(it.bench.redemptions),
+    "the device kept the key": lambda it: "stored" in it.steps,
+    "the companion was told": lambda it: it.providing.done(),
+}
+"""The moments after which something must not be lost any more. They pass in less time than a cut hits by chance."""
+
+_CUTS_AT_EACH = 3
+
+
+def _machine_cuts(plan: Plan) -> list[MachineCut]:
+    aimed = [moment for moment in _MOMENTS for _ in range(_CUTS_AT_EACH)]
+    choice = random.Random(plan.seed)
+    cuts = [MachineCut(number, moment) for number, moment in enumerate(aimed, 1)]
+    cuts += [MachineCut(number, share=choice.random()) for number in range(len(cuts) + 1, _MACHINE_CUTS + 1)]
+    return [cut for cut in cuts if plan.wants(str(cut))]
+
+
+async def _cut_the_machine(plan: Plan, cuts: list[MachineCut]) -> AsyncIterator[Trial]:
+    """A machine is cut in the middle of hand-offs, and booted again on its disk."""
     if why := emulated.missing():
         raise NotPossibleError(f"no machine can be cut without {why}")
     folder = plan.folder / "machine"
     folder.mkdir()
-    choice = random.Random(plan.seed)
     program = [".venv/bin/python", "-m", *(["torture.sabotage", plan.without] if plan.without else [])]
     program.append("bletoken_peripheral" if plan.without else "bletoken_peripheral.cli")
     async with open_bench(InProcess(), folder, air="tcp:127.0.0.1:0") as bench:
-        devices = [bench.device(f"d{number}") for number in range(_MACHINE_CUTS + 1)]
+        first, *devices = [bench.device(f"d{number}") for number in range(len(cuts) + 1)]
         ports = [int(url.rpartition(":")[2]) for url in (bench.mode.url, bench.device_radio)]
-        made = emulated.Machine(folder, [device.path for device in devices], program, ports)
+        made = emulated.Machine(folder, [device.path for device in bench.devices], program, ports)
         async with made.cut_at_the_end() as machine:
-            await machine.boot("d0")
-            if refusal := await machine.refusal("d0"):
+            await machine.boot(first.path.name)
+            if refusal := await machine.refusal(first.path.name):
                 raise NotPossibleError(f"the machine does not come up: {refusal}")
-            longest_s = (await bench.provision(devices[0].label.qr)).result["elapsed_s"]["total"]
-            for number in range(1, _MACHINE_CUTS + 1):
-                yield await _machine_cut(bench, machine, devices, number, choice.uniform(0, longest_s))
+            takes_s = 0.0
+            if any(cut.share for cut in cuts):
+                takes_s = (await bench.provision(first.label.qr)).result["elapsed_s"]["total"]
+            for cut, device in zip(cuts, devices, strict=True):
+                yield await _machine_cut(bench, machine, device, cut, takes_s)
 
 
 async def _machine_cut(
-    bench: Bench, machine: emulated.Machine, devices: list[Device], number: int, moment_s: float
+    bench: Bench, machine: emulated.Machine, device: Device, cut: MachineCut, takes_s: float
 ) -> Trial:
-    device, name = devices[number], f"d{number}"
+    name = device.path.name
     bench.seed = await bench.sim("/_sim/seed", {"homeName": name})
     bench.mode.log.clear()
     machine.run(name)
     assert not (refusal := await machine.refusal(name)), refusal
     providing = asyncio.create_task(bench.provision(device.label.qr, find_s=emulated.BOOT_S, total_s=600))
-    await asyncio.sleep(moment_s)
-    fault = f"{MACHINE_CUT} {moment_s:.2f} s into hand-off {number}, last: {machine.steps[name][-1]}"
+    if cut.moment:
+        under_way = _UnderWay(bench, machine.steps[name], providing)
+        while not (_MOMENTS[cut.moment](under_way) or providing.done()):
+            await asyncio.sleep(0.002)
+    else:
+        await asyncio.sleep(cut.share * takes_s)
+    fault = f"{cut}, last: {machine.steps[name][-1]}"
     await machine.cut()
     await machine.boot(name)
     if refusal := await machine.refusal(name):

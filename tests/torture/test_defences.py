@@ -5,17 +5,29 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torture import emulated
 from torture.__main__ import run
-from torture.plan import Plan
+from torture.plan import NotPossibleError, Plan
 from torture.report import Result
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
 
+@pytest.fixture
+def machine() -> None:
+    """What it takes to cut a machine."""
+    if why := emulated.missing():
+        pytest.skip(f"no machine can be cut without {why}: scripts/torture installs it")
+    try:
+        emulated.kernel()
+    except NotPossibleError as error:
+        pytest.skip(str(error))
+
+
 async def _found(family: str, folder: Path, without: str, only: str) -> set[Result]:
     """What the family finds without a defence, by the faults with this in their name."""
     row = await run(importlib.import_module(f"torture.{family}"), Plan(folder, without=without, only=only))
-    assert row.trials
+    assert row.trials, row.untried
     return {trial.result for trial in row.trials}
 
 
@@ -49,3 +61,18 @@ async def test_one_fsync_less_is_noticed_when_the_power_goes(
     tmp_path: Path, without: str, only: str, expected: Result
 ) -> None:
     assert expected in await _found("power", tmp_path, without, only)
+
+
+@needs_strace
+@pytest.mark.usefixtures("machine")
+@pytest.mark.parametrize(
+    ("without", "only", "expected"),
+    [
+        ("fsync", "machine cut 10 once the companion was told", Result.LOST),
+        ("fsync-folder", "machine cut 4 once MODE made a device", Result.DOUBLED),
+    ],
+)
+async def test_one_fsync_less_is_noticed_when_a_real_machine_is_cut(
+    tmp_path: Path, without: str, only: str, expected: Result
+) -> None:
+    assert await _found("power", tmp_path, without, only) == {expected}
