@@ -6,7 +6,7 @@ from the calls of a recorded hand-off: see `disk`. The companion and MODE are re
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from torture.verdict import issued, judge
 from bletoken.errors import CodeRefusedError
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import token_ref
+from bletoken.sim.cloud.faults import Fault
 from bletoken_central.recovery import Notes
 from bletoken_peripheral.store import GUESSES_FILE, StateFolder
 
@@ -57,7 +58,7 @@ class Cut:
 
 
 def _listed(state: State) -> str:
-    return ", ".join(sorted(f"{name} {left}" for name, left in state)) or "nothing"
+    return ", ".join(sorted(f"{trace.without_tag(name)} {left}" for name, left in state)) or "nothing"
 
 
 @dataclass(frozen=True)
@@ -85,15 +86,29 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
     cuts = [cut for cut in _cuts(plan, recorded) if plan.wants(str(cut))]
     if plan.quick:
         cuts = random.Random(plan.seed).sample(cuts, min(_SAMPLE, len(cuts)))
-    async for trial in side_by_side(partial(_started_on, plan, recorded, cut, n) for n, cut in enumerate(cuts)):
+    trials = (
+        partial(_or_lost, str(cut), partial(_started_on, plan, recorded, cut, number))
+        for number, cut in enumerate(cuts)
+    )
+    async for trial in side_by_side(trials):
         yield trial
-    for trial in _notes_after_cuts(plan, recorded):
+    for trial in _notes_after_cuts(plan, recorded.notes, recorded.notes_calls, "companion"):
+        yield trial
+    for trial in _notes_after_cuts(plan, *await _record_a_removal(plan), "removing companion"):
         yield trial
     async for trial in _guesses_after_cuts(plan):
         yield trial
     if not plan.quick and (machine_cuts := _machine_cuts(plan)):
         async for trial in _cut_the_machine(plan, machine_cuts):
             yield trial
+
+
+async def _or_lost(fault: str, tried: Callable[[], Awaitable[Trial]]) -> Trial:
+    """Try a fault; where something is waited for in vain, that is the trial's result and not the end of the others."""
+    try:
+        return await tried()
+    except (AssertionError, TimeoutError) as error:
+        return Trial(fault, Result.LOST, str(error) or type(error).__name__)
 
 
 async def _record(plan: Plan) -> Recorded:
@@ -165,34 +180,49 @@ async def _started_on(plan: Plan, recorded: Recorded, cut: Cut, number: int) -> 
         return await judge(str(cut), bench, device, await programs.again(bench, device, providing))
 
 
-def _notes_after_cuts(plan: Plan, recorded: Recorded) -> Iterator[Trial]:
-    """Once a token was asked for, its note is there whatever a cut leaves, until all is done."""
-    top = recorded.notes.parents[1]
+async def _record_a_removal(plan: Plan) -> tuple[Path, list[Call]]:
+    """The companion's notes, and what it does where the first outcome is unknown, so that it removes a device."""
+    folder = plan.folder / "removal"
+    folder.mkdir()
+    recording = await programs.recorded(
+        folder,
+        plan.without,
+        prepare=lambda bench: bench.mode.faults.arm("POST /devices", Fault(drop="after", count=1)),
+    )
+    return folder / "bletoken" / "tokens", recording.of_companion
+
+
+def _notes_after_cuts(plan: Plan, notes: Path, calls: list[Call], who: str) -> Iterator[Trial]:
+    """Once a token was asked for, its note is there whatever a cut leaves, until it is forgotten."""
+    top = notes.parents[1]
     disk = Disk(top, {}, plan.seed)
-    seen: set[tuple[State, bool]] = set()
-    asked = False
-    for call in recorded.notes_calls:
-        asked = (asked or b"/deviceProvisioning" in call.octets) and call.name != "unlink"
-        disk.carry_out(call)
+    seen: set[tuple[State, frozenset[str]]] = set()
+    noted, asked = "", frozenset[str]()
+    for call in calls:
+        if disk.carry_out(call) and call.path and call.path.parent == notes:
+            noted = call.path.stem if call.name == "rename" else noted
+            asked -= {call.path.stem} if call.name == "unlink" else set()
+        if b"/deviceProvisioning" in call.octets:
+            asked |= {noted}
         for state in sorted(disk.after_a_cut(), key=repr):
-            fault = f"companion cut after {call}, left: {_listed(state)}"
+            fault = f"{who} cut after {call}, left: {_listed(state)}"
             if (state, asked) in seen or not plan.wants(fault):
                 continue
             seen.add((state, asked))
-            folder = plan.folder / f"notes-{len(seen)}"
+            folder = plan.folder / f"notes-{who}-{len(seen)}"
             for name, left in state:
                 path = folder / name
                 path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
                 path.touch(mode=0o600)
                 path.write_bytes(left.content(left.octets))
-            notes = Notes(folder / recorded.notes.relative_to(top)).all()
-            found = Result.LOST if asked and len(notes) != 1 else Result.SURVIVED
-            yield Trial(fault, found, f"the notes are {notes}" if found is Result.LOST else "")
+            missing = asked - {note.tag for note in Notes(folder / notes.relative_to(top)).all()}
+            found = Result.LOST if missing else Result.SURVIVED
+            yield Trial(fault, found, f"no note of a token that was asked for: {', '.join(missing)}" if missing else "")
 
 
 async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
     """Whoever is told that a PIN is wrong was counted, whatever a cut leaves."""
-    if plan.only not in WRONG_PIN:
+    if not (plan.only in WRONG_PIN or plan.only.startswith(WRONG_PIN)):
         return
     folder = plan.folder / "guesses"
     folder.mkdir()
@@ -214,6 +244,9 @@ async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
             continue
         for state in disk.after_a_cut() - tried:
             tried.add(state)
+            fault = f"{WRONG_PIN}, left: {_listed(state)}"
+            if not plan.wants(fault):
+                continue
             left = StateFolder(folder / f"left-{len(tried)}")
             left.create()
             for name, content in state:
@@ -224,7 +257,7 @@ async def _guesses_after_cuts(plan: Plan) -> AsyncIterator[Trial]:
             # Without a record that can be read, the PIN stops.
             found = Result.LOST if failures == 0 else Result.SURVIVED
             detail = "the guess is not counted" if found is Result.LOST else ""
-            yield Trial(f"{WRONG_PIN}, left: {_listed(state)}", found, detail)
+            yield Trial(fault, found, detail)
 
 
 # Real cuts ------------------------------------------------------------------------------------------------------------
@@ -286,18 +319,32 @@ async def _cut_the_machine(plan: Plan, cuts: list[MachineCut]) -> AsyncIterator[
     program = [".venv/bin/python", "-m", *(["torture.sabotage", plan.without] if plan.without else [])]
     program.append("bletoken_peripheral" if plan.without else "bletoken_peripheral.cli")
     async with open_bench(InProcess(), folder, air="tcp:127.0.0.1:0") as bench:
-        first, *devices = [bench.device(f"d{number}") for number in range(len(cuts) + 1)]
+        cold, warm, *devices = [bench.device(f"d{number}") for number in range(len(cuts) + 2)]
         ports = [int(url.rpartition(":")[2]) for url in (bench.mode.url, bench.device_radio)]
         made = emulated.Machine(folder, [device.path for device in bench.devices], program, ports)
         async with made.cut_at_the_end() as machine:
-            await machine.boot(first.path.name)
-            if refusal := await machine.refusal(first.path.name):
+            await machine.boot(cold.path.name)
+            if refusal := await machine.refusal(cold.path.name):
                 raise NotPossibleError(f"the machine does not come up: {refusal}")
             takes_s = 0.0
             if any(cut.share for cut in cuts):
-                takes_s = (await bench.provision(first.label.qr)).result["elapsed_s"]["total"]
+                # The first takes longer than any other: half of what it loads is not in the machine's memory yet.
+                for device in (cold, warm):
+                    await _run(machine, device)
+                    takes_s = (await bench.provision(device.label.qr)).result["elapsed_s"]["total"]
             for cut, device in zip(cuts, devices, strict=True):
-                yield await _machine_cut(bench, machine, device, cut, takes_s)
+                trial = await _or_lost(str(cut), partial(_machine_cut, bench, machine, device, cut, takes_s))
+                yield trial
+                if trial.result is not Result.SURVIVED:
+                    await machine.cut()
+                    await machine.boot(cold.path.name)
+
+
+async def _run(machine: emulated.Machine, device: Device) -> None:
+    if device.path.name not in machine.steps:
+        machine.run(device.path.name)
+    refusal = await machine.refusal(device.path.name)
+    assert not refusal, refusal
 
 
 async def _machine_cut(
@@ -306,16 +353,16 @@ async def _machine_cut(
     name = device.path.name
     bench.seed = await bench.sim("/_sim/seed", {"homeName": name})
     bench.mode.log.clear()
-    machine.run(name)
-    assert not (refusal := await machine.refusal(name)), refusal
+    await _run(machine, device)
     providing = asyncio.create_task(bench.provision(device.label.qr, find_s=emulated.BOOT_S, total_s=600))
     if cut.moment:
         under_way = _UnderWay(bench, machine.steps[name], providing)
-        while not (_MOMENTS[cut.moment](under_way) or providing.done()):
+        while not (has_come := _MOMENTS[cut.moment](under_way)) and not providing.done():
             await asyncio.sleep(0.002)
+        assert has_come, f"the moment has not come: {await providing}"
     else:
         await asyncio.sleep(cut.share * takes_s)
-    fault = f"{cut}, last: {machine.steps[name][-1]}"
+    fault = f"{cut}, last: {machine.steps[name][-1]}{', after its end' if providing.done() else ''}"
     await machine.cut()
     await machine.boot(name)
     if refusal := await machine.refusal(name):

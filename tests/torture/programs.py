@@ -72,7 +72,7 @@ class Recording:
     Attributes:
         bench: Where it happened; it is closed by now.
         device: Its device.
-        token: What MODE issued for it.
+        token: What MODE issued for it; the last if there were several.
         of_device: What the device did.
         of_companion: What the companion did.
     """
@@ -90,6 +90,7 @@ async def recorded(
     *,
     names: tuple[str, ...] = trace.FILES + trace.SOCKETS,
     paths: Callable[[Device], Sequence[Path]] = lambda _: (),
+    prepare: Callable[[Bench], object] = lambda _: None,
 ) -> Recording:
     """Record one.
 
@@ -98,9 +99,11 @@ async def recorded(
         without: The defence to take out.
         names: The calls to look at.
         paths: The files of the device to look at alone.
+        prepare: Has something go wrong in it that the two cope with.
     """
     companion = stopped(sabotage.command(without, "bletoken_central"), folder / "pid")
     async with open_bench(Processes(sabotage.command(without, "bletoken_peripheral"), companion), folder) as bench:
+        prepare(bench)
         device = bench.device()
         await device.start()
         device_pid = device.running.process.pid
@@ -113,7 +116,7 @@ async def recorded(
                 assert (await providing).exit_code == 0
             await device.saw("companion left")
             await trace.quiet(device_pid)
-        (token,) = issued(bench)
+        token = issued(bench)[-1]
     return Recording(bench, device, token, of_device.calls, of_companion.calls)
 
 

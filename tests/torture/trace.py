@@ -30,6 +30,11 @@ _NOTE = re.compile(r"[0-9a-f]{32}")
 _PORT = re.compile(r"sin_port=htons\((\d+)\)")
 
 
+def without_tag(name: str) -> str:
+    """The name of a file, the same in each hand-off: a note's has a tag in it."""
+    return _NOTE.sub("note", name)
+
+
 @dataclass(frozen=True)
 class Call:
     """One call, as the kernel carried it out.
@@ -62,7 +67,7 @@ class Call:
         return self.paths[-1] if self.paths else None
 
     def __str__(self) -> str:
-        where = _NOTE.sub("note", self.path.name) if self.path else "MODE" if self.port else "radio"
+        where = without_tag(self.path.name) if self.path else "MODE" if self.port else "radio"
         return f"{self.name} {self.number_there} of {where}"
 
 
