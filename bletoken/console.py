@@ -110,7 +110,11 @@ async def answer(question: str) -> str:
             typed.set_result(line)
 
     def read() -> None:
-        line = os.read(sys.stdin.fileno(), _LARGEST_SECRET)
+        try:
+            line = os.read(sys.stdin.fileno(), _LARGEST_SECRET)
+        except OSError:
+            # The terminal is gone, and nobody will type any more.
+            line = b""
         # Whoever asked may have gone, and the loop with it.
         with contextlib.suppress(RuntimeError):
             loop.call_soon_threadsafe(take, line)

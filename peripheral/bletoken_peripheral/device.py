@@ -62,9 +62,9 @@ class Device:
                     await asyncio.wait({self._running})
                 except asyncio.CancelledError as again:
                     cancelled = again
-        if cancelled is not None:
-            raise cancelled
         ended_by = None if self._running.cancelled() else self._running.exception()
+        if cancelled is not None:
+            raise cancelled from ended_by
         if ended_by is not None and error is None and not self._told:
             raise ended_by
 

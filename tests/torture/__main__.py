@@ -43,7 +43,7 @@ def main() -> int:
 
 async def run(family: Family, plan: Plan) -> Row:
     """Run one family, with its progress on standard error."""
-    row = Row(family.NAME, plan.seed)
+    row = Row(family.NAME, plan.seed, remarks=plan.remarks)
     try:
         await _fill(row, family, plan)
     except NotPossibleError as error:

@@ -9,15 +9,16 @@ import base64
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import time
 from collections import defaultdict, deque
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from handoff.bench import until
 from torture.plan import NotPossibleError
 
 PROJECT = Path(__file__).parents[2]
@@ -27,8 +28,15 @@ TOOLS = ("qemu-system-x86_64", "setpriv", "mkfs.ext4", "busybox", "modprobe")
 _DRIVERS = ("virtio_pci", "virtio_blk", "virtio_net", "9pnet_virtio", "9p", "ext4")
 _PATH = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
 
+# The kernel's trial of its timer fails where a busy host emulates it too slowly, and it would panic.
+_KERNEL_OPTIONS = ("quiet", "panic=-1", "mitigations=off", "no_timer_check")
+
 BOOT_S = 180
 """Seconds after which a machine that does not come up is given up; it takes about ten."""
+
+_LONGEST_LINE = 2**20
+_FILE = re.compile(r"(\w+)/([^ ]*)= ([A-Za-z0-9+/=]*|shown)")
+"""How `show` tells of a file, and with an empty name that there are no more."""
 
 
 def missing() -> str:
@@ -48,6 +56,47 @@ def kernel() -> Path:
     return Path(found.stdout.strip())
 
 
+@dataclass
+class Console:
+    """What the machine says.
+
+    Attributes:
+        steps: What each device said that it did, since the machine was switched on.
+        ended: Why a device ended that did.
+        files: What was shown of each device's files.
+        last: The last lines, whatever they are.
+    """
+
+    steps: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    ended: dict[str, str] = field(default_factory=dict)
+    files: dict[str, dict[str, bytes]] = field(default_factory=lambda: defaultdict(dict))
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=5))
+
+    def clear(self) -> None:
+        """Forget what was said before the machine was switched on."""
+        self.steps.clear()
+        self.ended.clear()
+        self.last.clear()
+
+    def take(self, line: str) -> None:
+        """Take one line. The kernel, the shell and Python's tracebacks say what they like as well."""
+        self.last.append(line)
+        # What is neither base64 nor JSON is somebody else's.
+        with contextlib.suppress(ValueError, RecursionError):
+            if shown := _FILE.fullmatch(line):
+                device, file, octets = shown.groups()
+                self.files[device][file] = base64.b64decode(octets, validate=True) if file else b""
+                return
+            device, _, said = line.partition(": ")
+            content = json.loads(said)
+            if not isinstance(content, dict):
+                return
+            if "step" in content:
+                self.steps[device].append(content["step"])
+            else:
+                self.ended[device] = content.get("message", "")
+
+
 class Machine:
     """The machine. Its disk outlives it.
 
@@ -59,18 +108,20 @@ class Machine:
     """
 
     def __init__(self, folder: Path, devices: Iterable[Path], program: list[str], ports: Iterable[int]) -> None:
-        self.steps: dict[str, list[str]] = defaultdict(list)
-        self._ended: dict[str, str] = {}
         self._folder = folder
         self._program = program
         self._ports = ports
-        self._files: dict[str, dict[str, bytes]] = defaultdict(dict)
         self._qemu: asyncio.subprocess.Process | None = None
         self._reading: asyncio.Task[None] | None = None
         self._kernel = kernel()
-        self._console: deque[str] = deque(maxlen=5)
+        self._console = Console()
         self._make_disk(devices)
         self._make_root()
+
+    @property
+    def steps(self) -> dict[str, list[str]]:
+        """What each device said that it did, since the machine was switched on."""
+        return self._console.steps
 
     def _make_disk(self, devices: Iterable[Path]) -> None:
         content = self._folder / "disk"
@@ -119,8 +170,6 @@ class Machine:
     async def boot(self, device: str) -> None:
         """Switch it on; this device starts."""
         self._console.clear()
-        self.steps.clear()
-        self._ended.clear()
         version = self._kernel.name.removeprefix("linux-image-")
         words = {
             "console": "ttyS0",
@@ -136,18 +185,14 @@ class Machine:
             *("qemu-system-x86_64", "-accel", "tcg,tb-size=256", "-cpu", "max", "-m", "768", "-no-reboot"),
             *("-display", "none", "-monitor", "none", "-serial", "stdio"),
             *("-kernel", str(self._kernel / "boot" / f"vmlinuz-{version}"), "-initrd", str(self._folder / "initrd")),
-            *(
-                "-append",
-                " ".join(
-                    ["quiet", "panic=-1", "mitigations=off", *(f"{name}={value}" for name, value in words.items())]
-                ),
-            ),
+            *("-append", " ".join([*_KERNEL_OPTIONS, *(f"{name}={value}" for name, value in words.items())])),
             *("-drive", f"file={self._folder / 'disk.ext4'},if=virtio,format=raw"),
             *("-nic", "user,model=virtio-net-pci"),
             *("-virtfs", "local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
+            limit=_LONGEST_LINE,
         )
         self._reading = asyncio.create_task(self._read(self._qemu))
 
@@ -162,13 +207,10 @@ class Machine:
 
     async def refusal(self, device: str) -> str:
         """Wait until a device advertises. Returns why it does not, in its own words; nothing where it does."""
-        ends_at = time.monotonic() + BOOT_S
-        while "advertising" not in self.steps[device] and device not in self._ended:
-            assert self._qemu is not None
-            if self._qemu.returncode is not None or time.monotonic() >= ends_at:
-                return f"nothing was heard of it; the last of the machine's console: {' / '.join(self._console)}"
-            await asyncio.sleep(0.02)
-        return self._ended.get(device, "")
+        ended = self._console.ended
+        if not await self._until(lambda: "advertising" in self.steps[device] or device in ended):
+            return f"nothing was heard of it; {self._last_words()}"
+        return ended.get(device, "")
 
     def run(self, device: str) -> None:
         """Start another device."""
@@ -176,10 +218,25 @@ class Machine:
 
     async def show(self, device: str) -> dict[str, bytes]:
         """What is in a device's state folder, as the machine has it on its disk."""
-        self._files.pop(device, None)
+        files = self._console.files
+        files.pop(device, None)
         self._say(f"show {device}")
-        await until(lambda: "" in self._files[device])
-        return {name: octets for name, octets in self._files[device].items() if name}
+        shown = await self._until(lambda: "" in files[device])
+        assert shown, f"the files of {device} were not shown; {self._last_words()}"
+        return {name: octets for name, octets in files[device].items() if name}
+
+    async def _until(self, condition: Callable[[], bool]) -> bool:
+        """Whether this comes to hold while the machine is on, as long as its patience lasts."""
+        ends_at = time.monotonic() + BOOT_S
+        while not condition():
+            assert self._qemu is not None
+            if self._qemu.returncode is not None or time.monotonic() >= ends_at:
+                return False
+            await asyncio.sleep(0.02)
+        return True
+
+    def _last_words(self) -> str:
+        return f"the last of the machine's console: {' / '.join(self._console.last)}"
 
     def _say(self, line: str) -> None:
         assert self._qemu is not None
@@ -189,20 +246,4 @@ class Machine:
     async def _read(self, qemu: asyncio.subprocess.Process) -> None:
         assert qemu.stdout is not None
         async for line in qemu.stdout:
-            said = line.decode("utf-8", "replace").strip()
-            self._console.append(said)
-            self._take(said)
-
-    def _take(self, line: str) -> None:
-        name, is_file, octets = line.partition("= ")
-        device, slash, file = name.partition("/")
-        if is_file and slash:
-            self._files[device][file] = base64.b64decode(octets) if file else b""
-            return
-        device, _, said = line.partition(": ")
-        with contextlib.suppress(ValueError, AttributeError):
-            content = json.loads(said)
-            if "step" in content:
-                self.steps[device].append(content["step"])
-            else:
-                self._ended[device] = content.get("message", "")
+            self._console.take(line.decode("utf-8", "replace").strip())

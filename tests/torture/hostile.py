@@ -77,9 +77,13 @@ def at(url: str) -> Arrange:
     return arrange
 
 
-def closed() -> Arrange:
-    """A port that nobody listens on."""
-    return at(f"http://127.0.0.1:{loopback.free_port()}")
+@asynccontextmanager
+async def closed(bench: Bench) -> AsyncIterator[Place]:
+    """A port that nobody listens on, and that nobody else can take meanwhile."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}"
+        yield Place(lambda: 0, {"mode_url": url}, {"mode_url": bench.mode.url})
 
 
 def late(seconds: float) -> Arrange:

@@ -7,7 +7,6 @@ did not carry it out, after it that it did and the program never knew.
 import asyncio
 import contextlib
 import random
-import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from handoff.bench import Bench, Device, Outcome, open_bench, until
 from torture import programs, sabotage, trace
-from torture.plan import Plan, side_by_side
+from torture.plan import NotPossibleError, Plan, side_by_side
 from torture.report import Result, Trial
 from torture.trace import Call, Injection, Trace
 from torture.verdict import issued, judge
@@ -29,6 +28,10 @@ DEFENCES = ("redeeming",)
 
 _TRIES = 4
 """Hand-offs in which to meet one call: packets are not always in the same order."""
+
+_MISSED_SHARE = 0.02
+_MISSED_AT_LEAST = 5
+"""Kills whose call comes in no other hand-off: with more than this share of all, and this number, not all was tried."""
 
 _SAMPLE = 10
 
@@ -59,14 +62,16 @@ async def trials(plan: Plan) -> AsyncIterator[Trial]:
     kills = [kill for kill in await _kills(plan) if plan.wants(str(kill))]
     if plan.quick:
         kills = _sample(kills, random.Random(plan.seed))
-    missed = 0
+    hit = set()
     async for trial in side_by_side(partial(_trial, plan, kill, number) for number, kill in enumerate(kills)):
-        if trial is None:
-            missed += 1
-        else:
+        if trial is not None:
+            hit.add(trial.fault)
             yield trial
-    if missed:
-        print(f"\n{NAME}: {missed} calls of the recorded hand-off came in no other", file=sys.stderr)
+    if missed := [kill for kill in map(str, kills) if kill not in hit]:
+        told = f"{len(missed)} of {len(kills)} calls came in no other hand-off: {', '.join(missed)}"
+        if len(missed) > max(_MISSED_AT_LEAST, _MISSED_SHARE * len(kills)):
+            raise NotPossibleError(told)
+        plan.remarks.append(told)
 
 
 def _sample(kills: list[Kill], choice: random.Random) -> list[Kill]:
@@ -148,7 +153,7 @@ def _is_relevant(call: Call, folder: Path) -> bool:
 
 
 async def _trial(plan: Plan, kill: Kill, number: int) -> Trial | None:
-    """None where every hand-off was over before the call came."""
+    """None where no hand-off came to the call, nor the last one to another that matters."""
     run = {
         "device": _device_killed,
         "companion": _companion_killed,
@@ -162,7 +167,11 @@ async def _trial(plan: Plan, kill: Kill, number: int) -> Trial | None:
             hit, trial = await run(plan, kill, folder)
         except AssertionError as error:
             return Trial(str(kill), Result.LOST, str(error))
-        if trial is not None and (str(hit) == str(kill.call) or attempt == tries - 1):
+        if hit is None or trial is None:
+            continue
+        if trial.result is not Result.SURVIVED or str(hit) == str(kill.call):
+            return trial
+        if attempt == tries - 1 and _is_relevant(hit, folder):
             # What was hit instead was hit all the same, and counts under its own name.
             return trial
     return None

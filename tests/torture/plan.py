@@ -4,7 +4,7 @@ import asyncio
 import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -23,6 +23,7 @@ class Plan:
         quick: A sample of every kind of fault instead of all of them.
         without: The defence to take out, or None: then the family must find something wrong, or it proves nothing.
         only: Only faults with this text in their name, to try one alone again.
+        remarks: What a family adds to be told under the table, beside what its trials tell.
     """
 
     folder: Path
@@ -30,13 +31,14 @@ class Plan:
     quick: bool = False
     without: str | None = None
     only: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     def wants(self, fault: str) -> bool:
         return self.only in fault
 
 
 class NotPossibleError(Exception):
-    """A family cannot be tried on this machine; the message says why."""
+    """A family, or some of it, could not be tried; the message says why."""
 
 
 class Family(Protocol):

@@ -45,12 +45,14 @@ class Row:
         seed: What everything was chosen from.
         trials: What came of each fault so far.
         untried: Why some faults were not tried; empty if all were.
+        remarks: What else is told under the table.
     """
 
     family: str
     seed: int
     trials: list[Trial] = field(default_factory=list)
     untried: str = ""
+    remarks: list[str] = field(default_factory=list)
 
     @property
     def counts(self) -> Counter[Result]:
@@ -81,6 +83,7 @@ class Row:
             "p95_s": self.percentile_s(0.95),
             "max_s": self.percentile_s(1.0),
             "untried": self.untried,
+            "remarks": self.remarks,
         }
 
 
@@ -100,5 +103,6 @@ def table(rows: list[Row]) -> str:
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) + " |" for line in lines
     ]
     told = [f"{row.family}: {t.fault}: {t.detail}" for row in rows for t in row.trials if t.detail and t not in row.bad]
+    told += [f"{row.family}: {remark}" for row in rows for remark in row.remarks]
     told += [f"{row.family}: not all was tried: {row.untried}" for row in rows if row.untried]
     return "\n".join([*text, "", *told] if told else text)

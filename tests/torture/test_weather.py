@@ -81,6 +81,12 @@ async def test_the_same_seed_gives_the_same_hand_off_to_the_last_digit(tmp_path:
     assert len({trial.elapsed_s for trial in times[0]}) == 2
 
 
+async def test_a_connection_may_break_at_each_packet_of_a_hand_off(tmp_path: Path) -> None:
+    async with Workers.started(Plan(tmp_path)) as workers:
+        takes = {mtu: await workers.call(link.calm, tmp_path, "token", mtu) for mtu in link.PACKETS}
+    assert takes == link.PACKETS
+
+
 # What is missed when it is taken out ---------------------------------------------------------------------------------
 
 

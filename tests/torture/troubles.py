@@ -26,7 +26,7 @@ EMPTY = (204, 304)
 
 def unreachable() -> Iterator[Row]:
     for name, arrange in {
-        "refused": closed(),
+        "refused": closed,
         "the system answers no connection": full,
         "no such host": at("http://no-such-host.invalid"),
         "no host can have this name": at(f"http://{'a' * 70}.invalid"),
@@ -382,7 +382,7 @@ def at_the_companion() -> Iterator[Row]:
         later = Fault(error=ErrorAnswer(status=status, retry_after="2"), count=2)
         yield AtTheCompanion("a token later", f"status {status}", failing(token=[later]), exit_code=0)
     for name, arrange in {
-        "refused": closed(),
+        "refused": closed,
         "no such host": at("http://no-such-host.invalid"),
         "unknown authority": certified(),
     }.items():

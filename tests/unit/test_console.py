@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -50,6 +51,23 @@ def test_one_line_is_the_answer_and_the_end_of_input_is_none(asked: Asked, typed
     os.write(asked.terminal, typed)
     assert asked.process.wait(30) == 0
     assert asked.said() == answer
+
+
+def test_a_terminal_that_goes_away_is_the_end_of_input() -> None:
+    terminal, theirs = pty.openpty()
+    command = [sys.executable, "-c", ASK]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        os.close(theirs)
+        assert process.stdout is not None
+        assert process.stdout.read(len("Which? ")) == "Which? "
+        # It is told of the end in the middle of reading, not before.
+        time.sleep(0.5)
+        os.close(terminal)
+        try:
+            assert process.communicate(timeout=30) == ("''\n", "")
+        finally:
+            process.kill()
+    assert process.returncode == 0
 
 
 def test_ctrl_c_at_the_question_ends_it_at_once(asked: Asked) -> None:

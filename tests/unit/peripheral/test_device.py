@@ -1,4 +1,5 @@
 import asyncio
+import gc
 import secrets
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,42 @@ async def test_whoever_cancels_twice_still_waits_for_the_end_and_holds_the_folde
         await working
     with StateFolder(config.state).lock():
         pass
+
+
+async def test_why_the_onboarding_ended_is_not_lost_on_whoever_cancels_twice(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, answered = asyncio.Event(), asyncio.Event()
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+
+    async def fail_to_write(onboarding: FakeOnboarding) -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            onboarding.store()
+            asked.set()
+            await answered.wait()
+            raise StorageError("the disk is full")
+
+    async def work() -> None:
+        async with Device(config):
+            await asyncio.Event().wait()
+
+    monkeypatch.setattr(FakeOnboarding, "run", fail_to_write)
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0.01)
+    working.cancel()
+    await asked.wait()
+    working.cancel()
+    await asyncio.sleep(0.01)
+    answered.set()
+    with pytest.raises(asyncio.CancelledError) as cancelled:
+        await working
+    assert isinstance(cancelled.value.__cause__, StorageError)
+    del FakeOnboarding.latest, working, cancelled
+    gc.collect()
+    assert unheard == []
 
 
 async def test_a_device_without_a_setup_code_is_told_to_make_one(tmp_path: Path, monkeypatch: Any) -> None:
