@@ -129,6 +129,17 @@ def _write_in_place() -> None:
     files.replace = replace
 
 
+def _keep_leftovers() -> None:
+    """What an interrupted write left beside a file stays there."""
+    unlink = Path.unlink
+
+    def unlink_others(path: Path, missing_ok: bool = False) -> None:
+        if not (missing_ok and path.suffix == ".new"):
+            unlink(path, missing_ok)
+
+    Path.unlink = unlink_others  # type: ignore[method-assign]
+
+
 def _make_files_for_all() -> None:
     """A file is made as most programs make theirs."""
     make = os.open
@@ -149,6 +160,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "fsync-folder": lambda: _sync_no(stat.S_ISDIR),
     "redeeming": _never_write_redeeming,
     "beside": _write_in_place,
+    "leftover": _keep_leftovers,
     "private": _make_files_for_all,
 }
 

@@ -41,7 +41,7 @@ from bletoken_peripheral.store import (
 )
 
 NAME = "storage"
-DEFENCES = ("beside", "private")
+DEFENCES = ("beside", "leftover", "private")
 
 STORAGE_EXIT = StorageError.exit_code
 
@@ -169,8 +169,7 @@ def _files(device: Device) -> list[Path]:
 
 async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial:
     folder = _new_folder(plan)
-    program = programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
-    async with open_bench(program, folder) as bench:
+    async with open_bench(_device_program(plan), folder) as bench:
         device = bench.device()
         await device.start()
         process = device.running.process
@@ -238,6 +237,10 @@ def _damaged(folder: StateFolder) -> str:
     return "" if folder.read_failures() == 0 else "the PIN's failures"
 
 
+def _device_program(plan: Plan) -> programs.DeviceProgram:
+    return programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
+
+
 def _new_folder(plan: Plan) -> Path:
     folder = plan.folder / f"{len(list(plan.folder.iterdir()))}"
     folder.mkdir()
@@ -301,7 +304,7 @@ def _mend(path: Path) -> None:
 
 
 async def _on_read_only_disk(plan: Plan, fault: str) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         with _small_disk(device.folder.path):
             _remount("ro", device.folder.path)
@@ -314,7 +317,7 @@ async def _on_read_only_disk(plan: Plan, fault: str) -> Trial:
 
 
 async def _on_full_disk(plan: Plan, fault: str, *, during: bool) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         disk = device.folder.path
         with _small_disk(disk):
@@ -549,7 +552,7 @@ def _damaged_and_mended(plan: Plan) -> list[tuple[str, Job]]:
 
 async def _torn_then_reset(plan: Plan, fault: str, name: str) -> Trial:
     """The device says what is wrong and what to do; that done, it is as new. Its old self a person removes in MODE."""
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         await device.start()
         assert (await bench.provision(device.label.qr)).exit_code == 0
@@ -569,7 +572,7 @@ async def _torn_then_reset(plan: Plan, fault: str, name: str) -> Trial:
 
 
 async def _torn_then_put_back(plan: Plan, fault: str) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         path = device.folder.path / LABEL_FILE
         whole = path.read_bytes()
@@ -590,7 +593,7 @@ async def _refuses_to_start(fault: str, device: Device) -> Trial | None:
 
 
 async def _in_the_way(plan: Plan, fault: str, make: Callable[[Path, Path], object]) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         precious = bench.path / "precious"
         precious.write_bytes(b"not to be written to")

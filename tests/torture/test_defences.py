@@ -44,6 +44,12 @@ async def test_a_file_that_is_written_over_the_old_one_is_lost_when_the_disk_is_
 
 
 @needs_strace
+async def test_a_file_of_an_interrupted_write_that_blocks_the_next_one_is_noticed(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "leftover", "a file of an earlier cut in the way of a file")
+    assert found == {Result.LOST}
+
+
+@needs_strace
 async def test_a_file_that_is_made_for_everybody_is_noticed(tmp_path: Path) -> None:
     found = await _found("storage", tmp_path, "private", "files under the umask 000")
     assert found == {Result.LOST}
