@@ -35,6 +35,7 @@ from bletoken_peripheral.onboarding import Onboarding
 from bletoken_peripheral.redemption import Event, Failure, Journal
 from bletoken_peripheral.store import (
     CREDENTIALS_FILE,
+    GUESSES_FILE,
     JOURNAL_FILE,
     LABEL_FILE,
     StateFolder,
@@ -385,36 +386,61 @@ _STATES: dict[str, Journal | None] = {
 }
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a device takes from its files."""
+
+    label: Label | None
+    journal: Journal | None
+    credentials: Credentials | None
+    claim: ClaimRecord | None
+    failures: int | None
+
+
 def _unreadable(plan: Plan) -> Iterator[Trial]:
     """Each file of each state cut short at every length, with flipped bits, open to others, a link and so on."""
     choice = random.Random(plan.seed)
     for state, journal in [*_STATES.items(), ("pre-provisioned", None)]:
         path = _new_folder(plan)
-        folder = _filled(path, state, journal)
+        written = _written(state, journal)
+        folder = _filled(path, written)
         settings = _configured(path)
         for name in sorted(file.name for file in folder.path.iterdir()):
             whole = (folder.path / name).read_bytes()
-            for fault, spoil in _damages(whole, choice, plan):
-                fault = f"{state}: {name} {fault}"
+            for damage in _damages(whole, choice, plan):
+                fault = f"{state}: {name} {damage.name}"
                 if not plan.wants(fault):
                     continue
-                before = _state(folder)
-                spoil(folder.path / name)
-                yield _read(fault, folder, settings, before)
+                damage.spoil(folder.path / name)
+                yield _read(fault, folder, settings, name, damage, written)
                 _put_back(folder.path / name, whole)
 
 
-def _filled(path: Path, state: str, journal: Journal | None) -> StateFolder:
+def _written(state: str, journal: Journal | None) -> _State:
+    is_pre_provisioned = state == "pre-provisioned"
+    has_credentials = is_pre_provisioned or (journal is not None and journal.device_id is not None)
+    return _State(
+        Label.generate(random.Random(1).randbytes, with_pin=True),
+        journal,
+        Credentials(1001, _KEY, "http://127.0.0.1:9") if has_credentials else None,
+        ClaimRecord("claim-code-that-nobody-may-see") if is_pre_provisioned else None,
+        failures=7,
+    )
+
+
+def _filled(path: Path, state: _State) -> StateFolder:
+    assert state.label is not None
+    assert state.failures is not None
     folder = StateFolder(path / "state")
     folder.create()
-    folder.write_failures(7)
-    folder.write_label(Label.generate(random.Random(1).randbytes, with_pin=True))
-    if journal is not None:
-        folder.write_journal(journal)
-    if state == "pre-provisioned":
-        folder.write_claim(ClaimRecord("claim-code-that-nobody-may-see"))
-    if state == "pre-provisioned" or (journal is not None and journal.device_id is not None):
-        folder.write_credentials(Credentials(1001, _KEY, "http://127.0.0.1:9"))
+    folder.write_failures(state.failures)
+    folder.write_label(state.label)
+    if state.journal is not None:
+        folder.write_journal(state.journal)
+    if state.claim is not None:
+        folder.write_claim(state.claim)
+    if state.credentials is not None:
+        folder.write_credentials(state.credentials)
     return folder
 
 
@@ -426,31 +452,50 @@ def _configured(path: Path) -> config.Config:
     return config.load(file)
 
 
-def _damages(whole: bytes, choice: random.Random, plan: Plan) -> Iterator[tuple[str, Callable[[Path], object]]]:
+@dataclass(frozen=True)
+class _Damage:
+    """What becomes of a file.
+
+    Attributes:
+        name: What it is.
+        spoil: What does it.
+        is_refused: Whether no such file may be read.
+        is_flip: Whether a bit flipped: that may leave a record with another number or key in it.
+    """
+
+    name: str
+    spoil: Callable[[Path], object]
+    is_refused: bool = True
+    is_flip: bool = False
+
+
+def _damages(whole: bytes, choice: random.Random, plan: Plan) -> Iterator[_Damage]:
     def content(octets: bytes) -> Callable[[Path], object]:
         return lambda path: path.write_bytes(octets)
 
     lengths = range(len(whole))
     places = range(len(whole))
     for length in choice.sample(lengths, 3) if plan.quick else lengths:
-        yield f"cut at {length}", content(whole[:length])
-        yield f"zeros from {length}", content(whole[:length] + bytes(len(whole) - length))
+        # Without the line's end it is whole.
+        yield _Damage(f"cut at {length}", content(whole[:length]), is_refused=length < len(whole.rstrip()))
+        yield _Damage(f"zeros from {length}", content(whole[:length] + bytes(len(whole) - length)))
     for place in choice.sample(places, 8) if plan.quick else places:
         bit = choice.randrange(8)
         flipped = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
-        yield f"bit {bit} of octet {place} flipped", content(flipped)
-    yield "twice in the file", content(whole + whole)
-    yield "too large", content(whole + b" " * 70_000)
-    yield "of a newer version", content(whole.replace(b'"schema": 1', b'"schema": 2'))
-    yield "open to its group", lambda path: path.chmod(0o640)
-    yield "open to all", lambda path: path.chmod(0o666)
-    yield "not readable by its owner", lambda path: path.chmod(0o200)
-    yield "a link", _make_link
-    yield "a link to nothing", lambda path: (path.unlink(), path.symlink_to("nothing"))
-    yield "a folder", lambda path: (path.unlink(), path.mkdir())
-    yield "a pipe", lambda path: (path.unlink(), os.mkfifo(path, 0o600))
+        yield _Damage(f"bit {bit} of octet {place} flipped", content(flipped), is_refused=False, is_flip=True)
+    yield _Damage("twice in the file", content(whole + whole))
+    yield _Damage("too large", content(whole + b" " * 70_000))
+    yield _Damage("of a newer version", content(whole.replace(b'"schema": 1', b'"schema": 2')))
+    yield _Damage("open to its group", lambda path: path.chmod(0o640))
+    yield _Damage("open to all", lambda path: path.chmod(0o666))
+    # Root reads it all the same.
+    yield _Damage("not readable by its owner", lambda path: path.chmod(0o200), is_refused=os.geteuid() != 0)
+    yield _Damage("a link", _make_link)
+    yield _Damage("a link to nothing", lambda path: (path.unlink(), path.symlink_to("nothing")))
+    yield _Damage("a folder", lambda path: (path.unlink(), path.mkdir()))
+    yield _Damage("a pipe", lambda path: (path.unlink(), os.mkfifo(path, 0o600)))
     if os.geteuid() == 0:
-        yield "of another user", lambda path: os.chown(path, 65534, -1)
+        yield _Damage("of another user", lambda path: os.chown(path, 65534, -1))
 
 
 def _make_link(path: Path) -> None:
@@ -467,60 +512,72 @@ def _put_back(path: Path, whole: bytes) -> None:
     _write(path, whole)
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a device takes from its files."""
-
-    label: Label | None
-    journal: Journal | None
-    has_credentials: bool
-    claim_code: str | None
-
-
 def _state(folder: StateFolder) -> _State:
-    claim = folder.read_claim()
     return _State(
         folder.read_label(),
         folder.read_journal(),
-        folder.read_credentials() is not None,
-        claim.claim_code if claim else None,
+        folder.read_credentials(),
+        folder.read_claim(),
+        folder.read_failures(),
     )
 
 
-def _read(fault: str, folder: StateFolder, settings: config.Config, before: _State) -> Trial:
+def _read(
+    fault: str, folder: StateFolder, settings: config.Config, name: str, damage: _Damage, written: _State
+) -> Trial:
     """Start on a damaged file, as far as no radio is needed."""
     found = {path: _look(path) for path in folder.path.iterdir()}
     try:
         Onboarding(settings, folder, report=lambda _: None)
-        after = _state(folder)
+        read = _state(folder)
     except BletokenError as error:
         said = f"{error} {error.advice}"
         if error.exit_code == UNEXPECTED or not error.advice:
             return Trial(fault, Result.LOST, f"no typed error with advice: {said}")
         if any(secret in said for secret in (_TOKEN.token, _KEY, "claim-code-that")):
             return Trial(fault, Result.LOST, "the error repeats a secret")
+        if name == GUESSES_FILE or (damage.is_refused and name not in said):
+            return Trial(fault, Result.LOST, f"{name} was to be refused, and nothing else: {said}")
     except Exception as error:  # noqa: BLE001 that there is none of any other kind is what is tried
         return Trial(fault, Result.LOST, f"not typed: {type(error).__name__}: {error}")
     else:
-        if reason := _misread(before, after):
+        if reason := _misread(name, damage, written, read):
             return Trial(fault, Result.LOST, reason)
     if found != {path: _look(path) for path in folder.path.iterdir()}:
         return Trial(fault, Result.LOST, "reading changed a file")
     return Trial(fault, Result.SURVIVED)
 
 
-def _misread(before: _State, after: _State) -> str:
-    """What a damaged file that was taken for a good one did; a record carries no checksum, so a number may differ."""
-    if after.label != before.label:
+def _misread(name: str, damage: _Damage, written: _State, read: _State) -> str:
+    """What is wrong with what was read of a damaged file without an error."""
+    if name == GUESSES_FILE and read.failures is None:
+        # Of this file nobody hears: where it cannot be read, the PIN stops.
+        written = replace(written, failures=None)
+    elif damage.is_refused:
+        return "it was not refused"
+    if not damage.is_flip:
+        return "" if read == written else "something else was read than was written"
+    return _taken_for_another(written, read)
+
+
+def _taken_for_another(written: _State, read: _State) -> str:
+    """What a flipped bit did that may do no harm; a record carries no checksum, so a number or key may differ."""
+    if read.label != written.label:
         return "another setup code was read"
-    if after.has_credentials != before.has_credentials:
+    if (read.credentials is None) != (written.credentials is None):
         return "the credentials came or went"
-    if (after.journal is None) != (before.journal is None):
+    if (read.journal is None) != (written.journal is None):
         return "the journal came or went"
-    if before.journal is None or after.journal is None:
+    if (read.claim is None) != (written.claim is None):
+        return "the claim record came or went"
+    if read.failures == 0:
+        return "the wrong PINs were forgotten"
+    if read.claim and written.claim and replace(read.claim, claim_code=written.claim.claim_code) != written.claim:
+        return "the claim record says something else"
+    if read.journal is None or written.journal is None:
         return ""
-    if (after.journal.phase, after.journal.token) != (before.journal.phase, before.journal.token):
-        return f"{before.journal.phase} was read as {after.journal.phase}"
+    if (read.journal.phase, read.journal.token) != (written.journal.phase, written.journal.token):
+        return f"{written.journal.phase} was read as {read.journal.phase}"
     return ""
 
 

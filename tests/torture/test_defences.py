@@ -5,10 +5,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-from torture import emulated, power
+from torture import emulated, power, storage
 from torture.__main__ import run
 from torture.plan import NotPossibleError, Plan
 from torture.report import Result
+
+from bletoken import files
+from bletoken_peripheral.store import StateFolder
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -53,6 +56,24 @@ async def test_a_file_of_an_interrupted_write_that_blocks_the_next_one_is_notice
 async def test_a_file_that_is_made_for_everybody_is_noticed(tmp_path: Path) -> None:
     found = await _found("storage", tmp_path, "private", "files under the umask 000")
     assert found == {Result.LOST}
+
+
+def test_a_file_that_is_read_without_a_look_at_whose_it_is_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "read", lambda path, **_: path.read_bytes())
+    found: dict[str, set[Result]] = {"a link": set(), "open to its group": set(), "open to all": set()}
+    for what in found:
+        for trial in storage._unreadable(Plan(tmp_path, quick=True, only=f".json {what}")):
+            if trial.fault.endswith(what):
+                found[what].add(trial.result)
+    assert found == {what: {Result.LOST} for what in found}
+
+
+def test_wrong_pins_that_are_forgotten_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StateFolder, "read_failures", lambda _: 0)
+    trials = list(storage._unreadable(Plan(tmp_path, quick=True, only="guesses.json")))
+    assert {trial.result for trial in trials} == {Result.LOST}
 
 
 @needs_strace
