@@ -141,9 +141,9 @@ def _keep_leftovers() -> None:
 
 
 def _make_files_for_all() -> None:
-    """A file is made as most programs make theirs."""
+    """A file is made for its group as well."""
     make = os.open
-    os.open = lambda path, flags, mode=0o777: make(path, flags, 0o666 if mode == 0o600 else mode)
+    os.open = lambda path, flags, mode=0o777: make(path, flags, 0o640 if mode == 0o600 else mode)
 
 
 DEFENCES: dict[str, Callable[[], object]] = {

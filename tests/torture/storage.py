@@ -697,30 +697,51 @@ async def _private(plan: Plan, fault: str, umask: str) -> Trial:
     def under_umask(program: str) -> list[str]:
         return ["/bin/sh", "-c", 'umask "$0"; exec "$@"', umask, *sabotage.command(plan.without, program)]
 
+    names = trace.FILES + trace.MODES
     folder = _new_folder(plan)
     device_program = programs.stopped(under_umask("bletoken_peripheral"), folder / "device-pid")
     companion_program = programs.stopped(under_umask("bletoken_central"), folder / "pid")
     async with open_bench(Processes(device_program, companion_program), folder) as bench:
         device = bench.device()
+        init = programs.stopped(under_umask("bletoken_peripheral"), folder / "init-pid")
+        of_init = await _traced_init([*init, "init"], folder / "init-pid", device, names)
         starting = asyncio.create_task(device.start())
         device_pid = await programs.stopped_pid(folder / "device-pid")
-        async with trace.attached(device_pid, names=trace.FILES) as of_device:
+        async with trace.attached(device_pid, names=names) as of_device:
             programs.go_on(device_pid)
             await starting
             providing = asyncio.create_task(bench.provision(device.label.qr))
             pid = await programs.stopped_pid(folder / "pid")
-            async with trace.attached(pid, names=trace.FILES) as of_companion:
+            async with trace.attached(pid, names=names) as of_companion:
                 programs.go_on(pid)
                 outcome = await providing
             await device.saw("provisioned")
-        made = [call for call in of_device.calls + of_companion.calls if call.path and _makes(call, folder)]
-        if open_ones := [str(call) for call in made if int(call.flags.rsplit("0", 1)[-1] or "0", 8) & 0o077]:
+        calls = [*of_init, *of_device.calls, *of_companion.calls]
+        made = [call for call in calls if call.path and _gives_a_mode(call, folder)]
+        if open_ones := [str(call) for call in made if call.mode & 0o077]:
             return Trial(fault, Result.LOST, f"made open to others: {', '.join(sorted(set(open_ones)))}")
-        assert len(made) >= 8, made
+        assert len(made) >= 11, made
         return await judge(fault, bench, device, outcome)
     raise AssertionError("nothing is suppressed")
 
 
-def _makes(call: Call, folder: Path) -> bool:
+async def _traced_init(command: list[str], pid_file: Path, device: Device, names: tuple[str, ...]) -> list[Call]:
+    """What another device does that makes its code, in a state folder that is not there yet."""
+    path = device.path.with_name("made")
+    path.mkdir()
+    settings = path / device.config.name
+    settings.write_bytes(device.config.read_bytes())
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, "--config", str(settings), stdin=quiet, stdout=quiet)
+    pid = await programs.stopped_pid(pid_file)
+    async with trace.attached(pid, names=names) as seen:
+        programs.go_on(pid)
+        assert await process.wait() == 0
+    assert (path / "state" / LABEL_FILE).exists()
+    return seen.calls
+
+
+def _gives_a_mode(call: Call, folder: Path) -> bool:
     assert call.path is not None
-    return call.path.is_relative_to(folder) and (call.name == "mkdir" or "O_CREAT" in call.flags)
+    makes = call.name == "mkdir" or "O_CREAT" in call.flags
+    return call.path.is_relative_to(folder) and (makes or call.name in trace.MODES)

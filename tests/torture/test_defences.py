@@ -53,8 +53,8 @@ async def test_a_file_of_an_interrupted_write_that_blocks_the_next_one_is_notice
 
 
 @needs_strace
-async def test_a_file_that_is_made_for_everybody_is_noticed(tmp_path: Path) -> None:
-    found = await _found("storage", tmp_path, "private", "files under the umask 000")
+async def test_a_file_that_is_made_for_its_group_is_noticed_even_where_the_umask_hides_it(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "private", "files under the umask 077")
     assert found == {Result.LOST}
 
 

@@ -19,6 +19,9 @@ from torture.plan import NotPossibleError
 FILES = ("openat", "mkdir", "write", "fsync", "rename", "unlink")
 """The calls that change what is on a disk, or make it last."""
 
+MODES = ("chmod", "fchmod", "fchmodat")
+"""The calls that change who may read a file."""
+
 SOCKETS = ("connect", "sendto", "recvfrom")
 """The calls by which our programs talk."""
 
@@ -55,6 +58,11 @@ class Call:
     port: int = 0
     number_there: int = 0
     was_held: bool = False
+
+    @property
+    def mode(self) -> int:
+        """What whoever makes or changes a file lets be done with it; the mode is the last argument."""
+        return int(self.flags.rsplit(", ", 1)[-1], 8)
 
     @property
     def path(self) -> Path | None:
@@ -135,7 +143,7 @@ class Trace:
         file_name = _octets(open_file[2]).decode() if open_file else ""
         if name == "connect" and (port := _PORT.search(arguments)):
             self._ports[file_name] = int(port[1])
-        if name in ("openat", "mkdir", "rename", "unlink"):
+        if name in ("openat", "mkdir", "rename", "unlink", "chmod", "fchmodat"):
             paths, octets = tuple(Path(text.decode()) for text in strings), b""
         else:
             paths = (Path(file_name),) if file_name.startswith("/") else ()
