@@ -21,7 +21,7 @@ from handoff.bench import Bench, Device, InProcess, Outcome, Processes, command,
 from torture import programs, sabotage, trace, verdict
 from torture.plan import NotPossibleError, Plan, side_by_side
 from torture.report import Result, Trial
-from torture.trace import Call, Injection
+from torture.trace import Call, Injection, Trace
 from torture.verdict import UNEXPECTED, judge
 
 from bletoken.errors import BletokenError, StorageError
@@ -45,6 +45,9 @@ NAME = "storage"
 DEFENCES = ("beside", "leftover", "private")
 
 STORAGE_EXIT = StorageError.exit_code
+
+_TRIES = 4
+"""Hand-offs in which to meet one call."""
 
 Job = Callable[[], Awaitable[Trial]]
 
@@ -113,12 +116,12 @@ async def _failing_calls(plan: Plan) -> list[tuple[str, Job]]:
     for error in ("ENOSPC", "EROFS", "EIO"):
         for failing in _failures(device_calls, error):
             fault = f"device: {failing}"
-            jobs.append((fault, partial(_device_call_fails, plan, fault, failing)))
+            jobs.append((fault, partial(_call_fails, plan, fault, failing, _device_call_fails)))
         for call in companion_calls:
             if error in _ERRORS[call.name]:
                 failing = _Failing(call, error, (_injection(call, error),))
                 fault = f"companion: {failing}"
-                jobs.append((fault, partial(_companion_call_fails, plan, fault, failing)))
+                jobs.append((fault, partial(_call_fails, plan, fault, failing, _companion_call_fails)))
     return jobs
 
 
@@ -168,7 +171,23 @@ def _files(device: Device) -> list[Path]:
     return [*(state / name for name in names), *(state / f".{name}.new" for name in names)]
 
 
-async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial:
+_Fails = Callable[[Plan, str, _Failing], Awaitable[Trial | None]]
+
+
+async def _call_fails(plan: Plan, fault: str, failing: _Failing, fails: _Fails) -> Trial:
+    """Try until the very call failed: what a program does before it is not always the same."""
+    for _ in range(_TRIES):
+        if trial := await fails(plan, fault, failing):
+            return trial
+    return Trial(fault, Result.LOST, "the fault was not applied: no hand-off came to this call as it was recorded")
+
+
+def _was_met(failing: _Failing, seen: Trace) -> bool:
+    return any(call.was_failed and str(call) == str(failing.call) for call in seen.calls)
+
+
+async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial | None:
+    """None where another call failed, or none."""
     folder = _new_folder(plan)
     async with open_bench(_device_program(plan), folder) as bench:
         device = bench.device()
@@ -176,13 +195,15 @@ async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial
         process = device.running.process
         await trace.quiet(process.pid)
         paths = [*_files(device), *([device.folder.path] if failing.error == "EIO" else [])]
-        async with trace.attached(process.pid, *failing.injections, names=trace.FILES, paths=paths):
+        async with trace.attached(process.pid, *failing.injections, names=trace.FILES, paths=paths) as seen:
             # A device that ended is not there to be found.
             outcome = await _provided(bench, device, find_s=3)
             if process.returncode is None:
                 await trace.quiet(process.pid)
         if trial := _untyped(fault, outcome):
             return trial
+        if not _was_met(failing, seen):
+            return None
         if damaged := _damaged(device.folder):
             return Trial(fault, Result.LOST, f"what is on disk is no longer intact: {damaged}")
         if process.returncode is not None:
@@ -193,7 +214,8 @@ async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial
         return await judge(fault, bench, device, await programs.again(bench, device))
 
 
-async def _companion_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial:
+async def _companion_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial | None:
+    """None where another call failed, or none."""
     folder = _new_folder(plan)
     companion = sabotage.command(plan.without, "bletoken_central")
     program = programs.CompanionProgram(programs.stopped(companion, folder / "pid"))
@@ -202,11 +224,13 @@ async def _companion_call_fails(plan: Plan, fault: str, failing: _Failing) -> Tr
         await device.start()
         providing = asyncio.create_task(_provided(bench, device))
         pid = await programs.stopped_pid(folder / "pid")
-        async with trace.attached(pid, *failing.injections, names=trace.FILES):
+        async with trace.attached(pid, *failing.injections, names=trace.FILES) as seen:
             programs.go_on(pid)
             outcome = await providing
         if trial := _untyped(fault, outcome):
             return trial
+        if not _was_met(failing, seen):
+            return None
         bench.programs = programs.CompanionProgram(companion)
         return await judge(fault, bench, device, await programs.again(bench, device))
 

@@ -9,6 +9,7 @@ from torture import emulated, power, storage
 from torture.__main__ import run
 from torture.plan import NotPossibleError, Plan
 from torture.report import Result
+from torture.trace import Injection
 
 from bletoken import files
 from bletoken_peripheral.store import StateFolder
@@ -27,7 +28,7 @@ def machine() -> None:
         pytest.skip(str(error))
 
 
-async def _found(family: str, folder: Path, without: str, only: str) -> set[Result]:
+async def _found(family: str, folder: Path, without: str | None, only: str) -> set[Result]:
     """What the family finds without a defence, by the faults with this in their name."""
     row = await run(importlib.import_module(f"torture.{family}"), Plan(folder, without=without, only=only))
     assert row.trials, row.untried
@@ -49,6 +50,14 @@ async def test_a_file_that_is_written_over_the_old_one_is_lost_when_the_disk_is_
 @needs_strace
 async def test_a_file_of_an_interrupted_write_that_blocks_the_next_one_is_noticed(tmp_path: Path) -> None:
     found = await _found("storage", tmp_path, "leftover", "a file of an earlier cut in the way of a file")
+    assert found == {Result.LOST}
+
+
+@needs_strace
+async def test_a_call_that_did_not_fail_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_TRIES", 1)
+    monkeypatch.setattr(storage, "_injection", lambda call, error: Injection(call.name, 1000, f"error={error}"))
+    found = await _found("storage", tmp_path, None, "device: EIO once at rename 1 of credentials.json")
     assert found == {Result.LOST}
 
 

@@ -47,6 +47,7 @@ class Call:
         port: The TCP port that it connects to, or that its socket is connected to; 0 for any other.
         number_there: The how-manieth of this name about this file or port: that is the same in every hand-off.
         was_held: Whether the program was kept from going on after it.
+        was_failed: Whether it was made to fail.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Call:
     port: int = 0
     number_there: int = 0
     was_held: bool = False
+    was_failed: bool = False
 
     @property
     def mode(self) -> int:
@@ -162,6 +164,7 @@ class Trace:
             port,
             self._numbers[there],
             "(DELAYED)" in rest,
+            "(INJECTED)" in rest,
         )
 
 
