@@ -129,6 +129,23 @@ def _write_in_place() -> None:
     files.replace = replace
 
 
+def _lose_the_old() -> None:
+    """A file that could not be written is gone."""
+    from bletoken import files
+    from bletoken.errors import StorageError
+
+    replace = files.replace
+
+    def replace_or_lose(path: Path, octets: bytes) -> None:
+        try:
+            replace(path, octets)
+        except StorageError:
+            path.unlink(missing_ok=True)
+            raise
+
+    files.replace = replace_or_lose
+
+
 def _keep_leftovers() -> None:
     """What an interrupted write left beside a file stays there."""
     unlink = Path.unlink
@@ -161,6 +178,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "redeeming": _never_write_redeeming,
     "beside": _write_in_place,
     "leftover": _keep_leftovers,
+    "old": _lose_the_old,
     "private": _make_files_for_all,
 }
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -18,16 +19,16 @@ from functools import partial
 from pathlib import Path
 
 from handoff.bench import Bench, Device, InProcess, Outcome, Processes, command, open_bench, until
-from torture import programs, sabotage, trace, verdict
+from torture import programs, sabotage, trace
 from torture.plan import NotPossibleError, Plan, side_by_side
 from torture.report import Result, Trial
 from torture.trace import Call, Injection, Trace
-from torture.verdict import UNEXPECTED, judge
+from torture.verdict import UNEXPECTED, issued, judge
 
 from bletoken.errors import BletokenError, StorageError
 from bletoken.mode.credentials import Credentials
 from bletoken.protocol.setup_code import Label
-from bletoken.protocol.wire import FailureCode, Provision
+from bletoken.protocol.wire import FailureCode, Provision, token_ref
 from bletoken.sim.cloud.faults import Fault
 from bletoken_peripheral import config
 from bletoken_peripheral.claiming import ClaimRecord
@@ -42,7 +43,7 @@ from bletoken_peripheral.store import (
 )
 
 NAME = "storage"
-DEFENCES = ("beside", "leftover", "private")
+DEFENCES = ("beside", "leftover", "old", "private")
 
 STORAGE_EXIT = StorageError.exit_code
 
@@ -108,15 +109,22 @@ class _Failing:
         return f"{self.error} {'from' if self.from_then_on else 'once at'} {self.call}{' on' * self.from_then_on}"
 
 
+_Files = frozenset[tuple[str, bytes]]
+"""Files by their names, without what is each hand-off's own."""
+
+_OWN = re.compile(rb'"(device_id|expires_in_s|companion_time|api_key|mode_url)": ("[^"]*"|\d+)')
+
+
 async def _failing_calls(plan: Plan) -> list[tuple[str, Job]]:
     folder = plan.folder / "recorded"
     folder.mkdir()
-    device_calls, companion_calls = await _recorded(plan, folder)
+    device_calls, companion_calls, states = await _recorded(plan, folder)
+    device_fails = partial(_device_call_fails, states)
     jobs: list[tuple[str, Job]] = []
     for error in ("ENOSPC", "EROFS", "EIO"):
         for failing in _failures(device_calls, error):
             fault = f"device: {failing}"
-            jobs.append((fault, partial(_call_fails, plan, fault, failing, _device_call_fails)))
+            jobs.append((fault, partial(_call_fails, plan, fault, failing, device_fails)))
         for call in companion_calls:
             if error in _ERRORS[call.name]:
                 failing = _Failing(call, error, (_injection(call, error),))
@@ -157,12 +165,44 @@ def _counted(calls: list[Call]) -> list[Call]:
     return counted
 
 
-async def _recorded(plan: Plan, folder: Path) -> tuple[list[Call], list[Call]]:
+async def _recorded(plan: Plan, folder: Path) -> tuple[list[Call], list[Call], set[_Files]]:
+    """What the device does, what the companion does, and what the device's files are meanwhile."""
     recording = await programs.recorded(
         folder, plan.without, names=trace.FILES, paths=lambda device: [device.folder.path, *_files(device)]
     )
     notes = [call for call in recording.of_companion if call.path and call.path.is_relative_to(folder / "bletoken")]
-    return recording.of_device, [call for call in notes if call.name != "openat" or "O_CREAT" in call.flags]
+    companion_calls = [call for call in notes if call.name != "openat" or "O_CREAT" in call.flags]
+    return recording.of_device, companion_calls, _states(recording.of_device, [recording.token])
+
+
+def _states(calls: list[Call], tokens: list[str]) -> set[_Files]:
+    """The journal and the credentials as they were at any moment, each of them whole."""
+    written: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
+    states = {frozenset(files.items())}
+    for call in calls:
+        if call.path is None or call.result is None or call.result < 0:
+            continue
+        name = call.path.name
+        match call.name:
+            case "openat" if "O_CREAT" in call.flags:
+                written[name] = b""
+            case "write":
+                written[name] += call.octets
+            case "fsync" if name in written:
+                files[name] = _without_own(written[name], tokens)
+            case "rename":
+                files[name] = files.pop(call.paths[0].name)
+            case "unlink":
+                files.pop(name, None)
+        states.add(frozenset((name, octets) for name, octets in files.items() if not name.startswith(".")))
+    return states
+
+
+def _without_own(octets: bytes, tokens: list[str]) -> bytes:
+    for token in tokens:
+        octets = octets.replace(token.encode(), b"token").replace(token_ref(token).hex().encode(), b"reference")
+    return _OWN.sub(rb'"\1"', octets)
 
 
 def _files(device: Device) -> list[Path]:
@@ -186,7 +226,7 @@ def _was_met(failing: _Failing, seen: Trace) -> bool:
     return any(call.was_failed and str(call) == str(failing.call) for call in seen.calls)
 
 
-async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial | None:
+async def _device_call_fails(states: set[_Files], plan: Plan, fault: str, failing: _Failing) -> Trial | None:
     """None where another call failed, or none."""
     folder = _new_folder(plan)
     async with open_bench(_device_program(plan), folder) as bench:
@@ -194,6 +234,7 @@ async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial
         await device.start()
         process = device.running.process
         await trace.quiet(process.pid)
+        before = _contents(device.folder)
         paths = [*_files(device), *([device.folder.path] if failing.error == "EIO" else [])]
         async with trace.attached(process.pid, *failing.injections, names=trace.FILES, paths=paths) as seen:
             # A device that ended is not there to be found.
@@ -204,7 +245,7 @@ async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial
             return trial
         if not _was_met(failing, seen):
             return None
-        if damaged := _damaged(device.folder):
+        if damaged := _damaged(device.folder) or _changed(device.folder, before, states, issued(bench)):
             return Trial(fault, Result.LOST, f"what is on disk is no longer intact: {damaged}")
         if process.returncode is not None:
             if process.returncode != STORAGE_EXIT:
@@ -260,6 +301,22 @@ def _damaged(folder: StateFolder) -> str:
     except StorageError as error:
         return str(error)
     return "" if folder.read_failures() == 0 else "the PIN's failures"
+
+
+def _contents(folder: StateFolder) -> dict[str, bytes]:
+    """The files that last, by their names."""
+    return {path.name: path.read_bytes() for path in folder.path.glob("[!.]*.json")}
+
+
+def _changed(folder: StateFolder, before: dict[str, bytes], states: set[_Files], tokens: list[str]) -> str:
+    """What of the state is neither as before nor as in a hand-off in which nothing fails."""
+    now = _contents(folder)
+    if other := [name for name, octets in before.items() if now.pop(name, b"") != octets]:
+        return f"changed: {', '.join(other)}"
+    files = frozenset((name, _without_own(octets, tokens)) for name, octets in now.items())
+    if files not in states:
+        return f"never so in a hand-off: {sorted(files)}"
+    return ""
 
 
 def _device_program(plan: Plan) -> programs.DeviceProgram:
@@ -379,7 +436,7 @@ async def _notes_on_full_disk(plan: Plan, fault: str) -> Trial:
             outcome = await _provided(bench, device)
             if trial := _untyped(fault, outcome) or _unharmed(fault, outcome):
                 return trial
-            if verdict.issued(bench):
+            if issued(bench):
                 return Trial(fault, Result.LOST, "a token was asked for without a note of it")
             _mend(bench.path / "bletoken")
             return await judge(fault, bench, device, await programs.again(bench, device))

@@ -48,6 +48,12 @@ async def test_a_file_that_is_written_over_the_old_one_is_lost_when_the_disk_is_
 
 
 @needs_strace
+async def test_a_file_that_is_gone_when_it_could_not_be_replaced_is_noticed(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "old", "device: ENOSPC from fsync 3 of .journal.json.new")
+    assert found == {Result.LOST}
+
+
+@needs_strace
 async def test_a_file_of_an_interrupted_write_that_blocks_the_next_one_is_noticed(tmp_path: Path) -> None:
     found = await _found("storage", tmp_path, "leftover", "a file of an earlier cut in the way of a file")
     assert found == {Result.LOST}
