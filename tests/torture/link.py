@@ -150,7 +150,7 @@ async def _verdict(fault: str, bench: Bench, device: Device, outcome: Outcome, *
     if bench.redemptions != [201] and outcome.exit_code == 0:
         # One device, and of the first token: MODE was never away.
         return Trial(fault, Result.DOUBLED, f"redemptions: {bench.redemptions}")
-    return await judge(fault, bench, device, outcome)
+    return await judge(fault, bench, device, outcome, may_fail=not must_succeed)
 
 
 # With programs ------------------------------------------------------------------------------------------------------

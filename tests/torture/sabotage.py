@@ -129,10 +129,38 @@ def _write_in_place() -> None:
     files.replace = replace
 
 
+def _lose_the_old() -> None:
+    """A file that could not be written is gone."""
+    from bletoken import files
+    from bletoken.errors import StorageError
+
+    replace = files.replace
+
+    def replace_or_lose(path: Path, octets: bytes) -> None:
+        try:
+            replace(path, octets)
+        except StorageError:
+            path.unlink(missing_ok=True)
+            raise
+
+    files.replace = replace_or_lose
+
+
+def _keep_leftovers() -> None:
+    """What an interrupted write left beside a file stays there."""
+    unlink = Path.unlink
+
+    def unlink_others(path: Path, missing_ok: bool = False) -> None:
+        if not (missing_ok and path.suffix == ".new"):
+            unlink(path, missing_ok)
+
+    Path.unlink = unlink_others  # type: ignore[method-assign]
+
+
 def _make_files_for_all() -> None:
-    """A file is made as most programs make theirs."""
+    """A file is made for its group as well."""
     make = os.open
-    os.open = lambda path, flags, mode=0o777: make(path, flags, 0o666 if mode == 0o600 else mode)
+    os.open = lambda path, flags, mode=0o777: make(path, flags, 0o640 if mode == 0o600 else mode)
 
 
 DEFENCES: dict[str, Callable[[], object]] = {
@@ -149,6 +177,8 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "fsync-folder": lambda: _sync_no(stat.S_ISDIR),
     "redeeming": _never_write_redeeming,
     "beside": _write_in_place,
+    "leftover": _keep_leftovers,
+    "old": _lose_the_old,
     "private": _make_files_for_all,
 }
 

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import os
 import random
+import re
 import stat
 import subprocess
 import sys
@@ -18,16 +19,16 @@ from functools import partial
 from pathlib import Path
 
 from handoff.bench import Bench, Device, InProcess, Outcome, Processes, command, open_bench, until
-from torture import programs, sabotage, trace, verdict
+from torture import programs, sabotage, trace
 from torture.plan import NotPossibleError, Plan, side_by_side
 from torture.report import Result, Trial
-from torture.trace import Call, Injection
-from torture.verdict import UNEXPECTED, judge
+from torture.trace import Call, Injection, Trace
+from torture.verdict import UNEXPECTED, issued, judge
 
 from bletoken.errors import BletokenError, StorageError
 from bletoken.mode.credentials import Credentials
 from bletoken.protocol.setup_code import Label
-from bletoken.protocol.wire import FailureCode, Provision
+from bletoken.protocol.wire import FailureCode, Provision, token_ref
 from bletoken.sim.cloud.faults import Fault
 from bletoken_peripheral import config
 from bletoken_peripheral.claiming import ClaimRecord
@@ -35,15 +36,19 @@ from bletoken_peripheral.onboarding import Onboarding
 from bletoken_peripheral.redemption import Event, Failure, Journal
 from bletoken_peripheral.store import (
     CREDENTIALS_FILE,
+    GUESSES_FILE,
     JOURNAL_FILE,
     LABEL_FILE,
     StateFolder,
 )
 
 NAME = "storage"
-DEFENCES = ("beside", "private")
+DEFENCES = ("beside", "leftover", "old", "private")
 
 STORAGE_EXIT = StorageError.exit_code
+
+_TRIES = 4
+"""Hand-offs in which to meet one call."""
 
 Job = Callable[[], Awaitable[Trial]]
 
@@ -104,20 +109,27 @@ class _Failing:
         return f"{self.error} {'from' if self.from_then_on else 'once at'} {self.call}{' on' * self.from_then_on}"
 
 
+_Files = frozenset[tuple[str, bytes]]
+"""Files by their names, without what is each hand-off's own."""
+
+_OWN = re.compile(rb'"(device_id|expires_in_s|companion_time|api_key|mode_url)": ("[^"]*"|\d+)')
+
+
 async def _failing_calls(plan: Plan) -> list[tuple[str, Job]]:
     folder = plan.folder / "recorded"
     folder.mkdir()
-    device_calls, companion_calls = await _recorded(plan, folder)
+    device_calls, companion_calls, states = await _recorded(plan, folder)
+    device_fails = partial(_device_call_fails, states)
     jobs: list[tuple[str, Job]] = []
     for error in ("ENOSPC", "EROFS", "EIO"):
         for failing in _failures(device_calls, error):
             fault = f"device: {failing}"
-            jobs.append((fault, partial(_device_call_fails, plan, fault, failing)))
+            jobs.append((fault, partial(_call_fails, plan, fault, failing, device_fails)))
         for call in companion_calls:
             if error in _ERRORS[call.name]:
                 failing = _Failing(call, error, (_injection(call, error),))
                 fault = f"companion: {failing}"
-                jobs.append((fault, partial(_companion_call_fails, plan, fault, failing)))
+                jobs.append((fault, partial(_call_fails, plan, fault, failing, _companion_call_fails)))
     return jobs
 
 
@@ -153,12 +165,44 @@ def _counted(calls: list[Call]) -> list[Call]:
     return counted
 
 
-async def _recorded(plan: Plan, folder: Path) -> tuple[list[Call], list[Call]]:
+async def _recorded(plan: Plan, folder: Path) -> tuple[list[Call], list[Call], set[_Files]]:
+    """What the device does, what the companion does, and what the device's files are meanwhile."""
     recording = await programs.recorded(
         folder, plan.without, names=trace.FILES, paths=lambda device: [device.folder.path, *_files(device)]
     )
     notes = [call for call in recording.of_companion if call.path and call.path.is_relative_to(folder / "bletoken")]
-    return recording.of_device, [call for call in notes if call.name != "openat" or "O_CREAT" in call.flags]
+    companion_calls = [call for call in notes if call.name != "openat" or "O_CREAT" in call.flags]
+    return recording.of_device, companion_calls, _states(recording.of_device, [recording.token])
+
+
+def _states(calls: list[Call], tokens: list[str]) -> set[_Files]:
+    """The journal and the credentials as they were at any moment, each of them whole."""
+    written: dict[str, bytes] = {}
+    files: dict[str, bytes] = {}
+    states = {frozenset(files.items())}
+    for call in calls:
+        if call.path is None or call.result is None or call.result < 0:
+            continue
+        name = call.path.name
+        match call.name:
+            case "openat" if "O_CREAT" in call.flags:
+                written[name] = b""
+            case "write":
+                written[name] += call.octets
+            case "fsync" if name in written:
+                files[name] = _without_own(written[name], tokens)
+            case "rename":
+                files[name] = files.pop(call.paths[0].name)
+            case "unlink":
+                files.pop(name, None)
+        states.add(frozenset((name, octets) for name, octets in files.items() if not name.startswith(".")))
+    return states
+
+
+def _without_own(octets: bytes, tokens: list[str]) -> bytes:
+    for token in tokens:
+        octets = octets.replace(token.encode(), b"token").replace(token_ref(token).hex().encode(), b"reference")
+    return _OWN.sub(rb'"\1"', octets)
 
 
 def _files(device: Device) -> list[Path]:
@@ -167,23 +211,41 @@ def _files(device: Device) -> list[Path]:
     return [*(state / name for name in names), *(state / f".{name}.new" for name in names)]
 
 
-async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial:
+_Fails = Callable[[Plan, str, _Failing], Awaitable[Trial | None]]
+
+
+async def _call_fails(plan: Plan, fault: str, failing: _Failing, fails: _Fails) -> Trial:
+    """Try until the very call failed: what a program does before it is not always the same."""
+    for _ in range(_TRIES):
+        if trial := await fails(plan, fault, failing):
+            return trial
+    return Trial(fault, Result.LOST, "the fault was not applied: no hand-off came to this call as it was recorded")
+
+
+def _was_met(failing: _Failing, seen: Trace) -> bool:
+    return any(call.was_failed and str(call) == str(failing.call) for call in seen.calls)
+
+
+async def _device_call_fails(states: set[_Files], plan: Plan, fault: str, failing: _Failing) -> Trial | None:
+    """None where another call failed, or none."""
     folder = _new_folder(plan)
-    program = programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
-    async with open_bench(program, folder) as bench:
+    async with open_bench(_device_program(plan), folder) as bench:
         device = bench.device()
         await device.start()
         process = device.running.process
         await trace.quiet(process.pid)
+        before = _contents(device.folder)
         paths = [*_files(device), *([device.folder.path] if failing.error == "EIO" else [])]
-        async with trace.attached(process.pid, *failing.injections, names=trace.FILES, paths=paths):
+        async with trace.attached(process.pid, *failing.injections, names=trace.FILES, paths=paths) as seen:
             # A device that ended is not there to be found.
             outcome = await _provided(bench, device, find_s=3)
             if process.returncode is None:
                 await trace.quiet(process.pid)
         if trial := _untyped(fault, outcome):
             return trial
-        if damaged := _damaged(device.folder):
+        if not _was_met(failing, seen):
+            return None
+        if damaged := _damaged(device.folder) or _changed(device.folder, before, states, issued(bench)):
             return Trial(fault, Result.LOST, f"what is on disk is no longer intact: {damaged}")
         if process.returncode is not None:
             if process.returncode != STORAGE_EXIT:
@@ -193,7 +255,8 @@ async def _device_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial
         return await judge(fault, bench, device, await programs.again(bench, device))
 
 
-async def _companion_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial:
+async def _companion_call_fails(plan: Plan, fault: str, failing: _Failing) -> Trial | None:
+    """None where another call failed, or none."""
     folder = _new_folder(plan)
     companion = sabotage.command(plan.without, "bletoken_central")
     program = programs.CompanionProgram(programs.stopped(companion, folder / "pid"))
@@ -202,11 +265,13 @@ async def _companion_call_fails(plan: Plan, fault: str, failing: _Failing) -> Tr
         await device.start()
         providing = asyncio.create_task(_provided(bench, device))
         pid = await programs.stopped_pid(folder / "pid")
-        async with trace.attached(pid, *failing.injections, names=trace.FILES):
+        async with trace.attached(pid, *failing.injections, names=trace.FILES) as seen:
             programs.go_on(pid)
             outcome = await providing
         if trial := _untyped(fault, outcome):
             return trial
+        if not _was_met(failing, seen):
+            return None
         bench.programs = programs.CompanionProgram(companion)
         return await judge(fault, bench, device, await programs.again(bench, device))
 
@@ -236,6 +301,26 @@ def _damaged(folder: StateFolder) -> str:
     except StorageError as error:
         return str(error)
     return "" if folder.read_failures() == 0 else "the PIN's failures"
+
+
+def _contents(folder: StateFolder) -> dict[str, bytes]:
+    """The files that last, by their names."""
+    return {path.name: path.read_bytes() for path in folder.path.glob("[!.]*.json")}
+
+
+def _changed(folder: StateFolder, before: dict[str, bytes], states: set[_Files], tokens: list[str]) -> str:
+    """What of the state is neither as before nor as in a hand-off in which nothing fails."""
+    now = _contents(folder)
+    if other := [name for name, octets in before.items() if now.pop(name, b"") != octets]:
+        return f"changed: {', '.join(other)}"
+    files = frozenset((name, _without_own(octets, tokens)) for name, octets in now.items())
+    if files not in states:
+        return f"never so in a hand-off: {sorted(files)}"
+    return ""
+
+
+def _device_program(plan: Plan) -> programs.DeviceProgram:
+    return programs.DeviceProgram(sabotage.command(plan.without, "bletoken_peripheral"))
 
 
 def _new_folder(plan: Plan) -> Path:
@@ -301,7 +386,7 @@ def _mend(path: Path) -> None:
 
 
 async def _on_read_only_disk(plan: Plan, fault: str) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         with _small_disk(device.folder.path):
             _remount("ro", device.folder.path)
@@ -314,7 +399,7 @@ async def _on_read_only_disk(plan: Plan, fault: str) -> Trial:
 
 
 async def _on_full_disk(plan: Plan, fault: str, *, during: bool) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         disk = device.folder.path
         with _small_disk(disk):
@@ -351,7 +436,7 @@ async def _notes_on_full_disk(plan: Plan, fault: str) -> Trial:
             outcome = await _provided(bench, device)
             if trial := _untyped(fault, outcome) or _unharmed(fault, outcome):
                 return trial
-            if verdict.issued(bench):
+            if issued(bench):
                 return Trial(fault, Result.LOST, "a token was asked for without a note of it")
             _mend(bench.path / "bletoken")
             return await judge(fault, bench, device, await programs.again(bench, device))
@@ -382,36 +467,61 @@ _STATES: dict[str, Journal | None] = {
 }
 
 
+@dataclass(frozen=True)
+class _State:
+    """What a device takes from its files."""
+
+    label: Label | None
+    journal: Journal | None
+    credentials: Credentials | None
+    claim: ClaimRecord | None
+    failures: int | None
+
+
 def _unreadable(plan: Plan) -> Iterator[Trial]:
     """Each file of each state cut short at every length, with flipped bits, open to others, a link and so on."""
     choice = random.Random(plan.seed)
     for state, journal in [*_STATES.items(), ("pre-provisioned", None)]:
         path = _new_folder(plan)
-        folder = _filled(path, state, journal)
+        written = _written(state, journal)
+        folder = _filled(path, written)
         settings = _configured(path)
         for name in sorted(file.name for file in folder.path.iterdir()):
             whole = (folder.path / name).read_bytes()
-            for fault, spoil in _damages(whole, choice, plan):
-                fault = f"{state}: {name} {fault}"
+            for damage in _damages(whole, choice, plan):
+                fault = f"{state}: {name} {damage.name}"
                 if not plan.wants(fault):
                     continue
-                before = _state(folder)
-                spoil(folder.path / name)
-                yield _read(fault, folder, settings, before)
+                damage.spoil(folder.path / name)
+                yield _read(fault, folder, settings, name, damage, written)
                 _put_back(folder.path / name, whole)
 
 
-def _filled(path: Path, state: str, journal: Journal | None) -> StateFolder:
+def _written(state: str, journal: Journal | None) -> _State:
+    is_pre_provisioned = state == "pre-provisioned"
+    has_credentials = is_pre_provisioned or (journal is not None and journal.device_id is not None)
+    return _State(
+        Label.generate(random.Random(1).randbytes, with_pin=True),
+        journal,
+        Credentials(1001, _KEY, "http://127.0.0.1:9") if has_credentials else None,
+        ClaimRecord("claim-code-that-nobody-may-see") if is_pre_provisioned else None,
+        failures=7,
+    )
+
+
+def _filled(path: Path, state: _State) -> StateFolder:
+    assert state.label is not None
+    assert state.failures is not None
     folder = StateFolder(path / "state")
     folder.create()
-    folder.write_failures(7)
-    folder.write_label(Label.generate(random.Random(1).randbytes, with_pin=True))
-    if journal is not None:
-        folder.write_journal(journal)
-    if state == "pre-provisioned":
-        folder.write_claim(ClaimRecord("claim-code-that-nobody-may-see"))
-    if state == "pre-provisioned" or (journal is not None and journal.device_id is not None):
-        folder.write_credentials(Credentials(1001, _KEY, "http://127.0.0.1:9"))
+    folder.write_failures(state.failures)
+    folder.write_label(state.label)
+    if state.journal is not None:
+        folder.write_journal(state.journal)
+    if state.claim is not None:
+        folder.write_claim(state.claim)
+    if state.credentials is not None:
+        folder.write_credentials(state.credentials)
     return folder
 
 
@@ -423,31 +533,50 @@ def _configured(path: Path) -> config.Config:
     return config.load(file)
 
 
-def _damages(whole: bytes, choice: random.Random, plan: Plan) -> Iterator[tuple[str, Callable[[Path], object]]]:
+@dataclass(frozen=True)
+class _Damage:
+    """What becomes of a file.
+
+    Attributes:
+        name: What it is.
+        spoil: What does it.
+        is_refused: Whether no such file may be read.
+        is_flip: Whether a bit flipped: that may leave a record with another number or key in it.
+    """
+
+    name: str
+    spoil: Callable[[Path], object]
+    is_refused: bool = True
+    is_flip: bool = False
+
+
+def _damages(whole: bytes, choice: random.Random, plan: Plan) -> Iterator[_Damage]:
     def content(octets: bytes) -> Callable[[Path], object]:
         return lambda path: path.write_bytes(octets)
 
     lengths = range(len(whole))
     places = range(len(whole))
     for length in choice.sample(lengths, 3) if plan.quick else lengths:
-        yield f"cut at {length}", content(whole[:length])
-        yield f"zeros from {length}", content(whole[:length] + bytes(len(whole) - length))
+        # Without the line's end it is whole.
+        yield _Damage(f"cut at {length}", content(whole[:length]), is_refused=length < len(whole.rstrip()))
+        yield _Damage(f"zeros from {length}", content(whole[:length] + bytes(len(whole) - length)))
     for place in choice.sample(places, 8) if plan.quick else places:
         bit = choice.randrange(8)
         flipped = whole[:place] + bytes([whole[place] ^ 1 << bit]) + whole[place + 1 :]
-        yield f"bit {bit} of octet {place} flipped", content(flipped)
-    yield "twice in the file", content(whole + whole)
-    yield "too large", content(whole + b" " * 70_000)
-    yield "of a newer version", content(whole.replace(b'"schema": 1', b'"schema": 2'))
-    yield "open to its group", lambda path: path.chmod(0o640)
-    yield "open to all", lambda path: path.chmod(0o666)
-    yield "not readable by its owner", lambda path: path.chmod(0o200)
-    yield "a link", _make_link
-    yield "a link to nothing", lambda path: (path.unlink(), path.symlink_to("nothing"))
-    yield "a folder", lambda path: (path.unlink(), path.mkdir())
-    yield "a pipe", lambda path: (path.unlink(), os.mkfifo(path, 0o600))
+        yield _Damage(f"bit {bit} of octet {place} flipped", content(flipped), is_refused=False, is_flip=True)
+    yield _Damage("twice in the file", content(whole + whole))
+    yield _Damage("too large", content(whole + b" " * 70_000))
+    yield _Damage("of a newer version", content(whole.replace(b'"schema": 1', b'"schema": 2')))
+    yield _Damage("open to its group", lambda path: path.chmod(0o640))
+    yield _Damage("open to all", lambda path: path.chmod(0o666))
+    # Root reads it all the same.
+    yield _Damage("not readable by its owner", lambda path: path.chmod(0o200), is_refused=os.geteuid() != 0)
+    yield _Damage("a link", _make_link)
+    yield _Damage("a link to nothing", lambda path: (path.unlink(), path.symlink_to("nothing")))
+    yield _Damage("a folder", lambda path: (path.unlink(), path.mkdir()))
+    yield _Damage("a pipe", lambda path: (path.unlink(), os.mkfifo(path, 0o600)))
     if os.geteuid() == 0:
-        yield "of another user", lambda path: os.chown(path, 65534, -1)
+        yield _Damage("of another user", lambda path: os.chown(path, 65534, -1))
 
 
 def _make_link(path: Path) -> None:
@@ -464,60 +593,72 @@ def _put_back(path: Path, whole: bytes) -> None:
     _write(path, whole)
 
 
-@dataclass(frozen=True)
-class _State:
-    """What a device takes from its files."""
-
-    label: Label | None
-    journal: Journal | None
-    has_credentials: bool
-    claim_code: str | None
-
-
 def _state(folder: StateFolder) -> _State:
-    claim = folder.read_claim()
     return _State(
         folder.read_label(),
         folder.read_journal(),
-        folder.read_credentials() is not None,
-        claim.claim_code if claim else None,
+        folder.read_credentials(),
+        folder.read_claim(),
+        folder.read_failures(),
     )
 
 
-def _read(fault: str, folder: StateFolder, settings: config.Config, before: _State) -> Trial:
+def _read(
+    fault: str, folder: StateFolder, settings: config.Config, name: str, damage: _Damage, written: _State
+) -> Trial:
     """Start on a damaged file, as far as no radio is needed."""
     found = {path: _look(path) for path in folder.path.iterdir()}
     try:
         Onboarding(settings, folder, report=lambda _: None)
-        after = _state(folder)
+        read = _state(folder)
     except BletokenError as error:
         said = f"{error} {error.advice}"
         if error.exit_code == UNEXPECTED or not error.advice:
             return Trial(fault, Result.LOST, f"no typed error with advice: {said}")
         if any(secret in said for secret in (_TOKEN.token, _KEY, "claim-code-that")):
             return Trial(fault, Result.LOST, "the error repeats a secret")
+        if name == GUESSES_FILE or (damage.is_refused and name not in said):
+            return Trial(fault, Result.LOST, f"{name} was to be refused, and nothing else: {said}")
     except Exception as error:  # noqa: BLE001 that there is none of any other kind is what is tried
         return Trial(fault, Result.LOST, f"not typed: {type(error).__name__}: {error}")
     else:
-        if reason := _misread(before, after):
+        if reason := _misread(name, damage, written, read):
             return Trial(fault, Result.LOST, reason)
     if found != {path: _look(path) for path in folder.path.iterdir()}:
         return Trial(fault, Result.LOST, "reading changed a file")
     return Trial(fault, Result.SURVIVED)
 
 
-def _misread(before: _State, after: _State) -> str:
-    """What a damaged file that was taken for a good one did; a record carries no checksum, so a number may differ."""
-    if after.label != before.label:
+def _misread(name: str, damage: _Damage, written: _State, read: _State) -> str:
+    """What is wrong with what was read of a damaged file without an error."""
+    if name == GUESSES_FILE and read.failures is None:
+        # Of this file nobody hears: where it cannot be read, the PIN stops.
+        written = replace(written, failures=None)
+    elif damage.is_refused:
+        return "it was not refused"
+    if not damage.is_flip:
+        return "" if read == written else "something else was read than was written"
+    return _taken_for_another(written, read)
+
+
+def _taken_for_another(written: _State, read: _State) -> str:
+    """What a flipped bit did that may do no harm; a record carries no checksum, so a number or key may differ."""
+    if read.label != written.label:
         return "another setup code was read"
-    if after.has_credentials != before.has_credentials:
+    if (read.credentials is None) != (written.credentials is None):
         return "the credentials came or went"
-    if (after.journal is None) != (before.journal is None):
+    if (read.journal is None) != (written.journal is None):
         return "the journal came or went"
-    if before.journal is None or after.journal is None:
+    if (read.claim is None) != (written.claim is None):
+        return "the claim record came or went"
+    if read.failures == 0:
+        return "the wrong PINs were forgotten"
+    if read.claim and written.claim and replace(read.claim, claim_code=written.claim.claim_code) != written.claim:
+        return "the claim record says something else"
+    if read.journal is None or written.journal is None:
         return ""
-    if (after.journal.phase, after.journal.token) != (before.journal.phase, before.journal.token):
-        return f"{before.journal.phase} was read as {after.journal.phase}"
+    if (read.journal.phase, read.journal.token) != (written.journal.phase, written.journal.token):
+        return f"{written.journal.phase} was read as {read.journal.phase}"
     return ""
 
 
@@ -549,7 +690,7 @@ def _damaged_and_mended(plan: Plan) -> list[tuple[str, Job]]:
 
 async def _torn_then_reset(plan: Plan, fault: str, name: str) -> Trial:
     """The device says what is wrong and what to do; that done, it is as new. Its old self a person removes in MODE."""
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         await device.start()
         assert (await bench.provision(device.label.qr)).exit_code == 0
@@ -569,7 +710,7 @@ async def _torn_then_reset(plan: Plan, fault: str, name: str) -> Trial:
 
 
 async def _torn_then_put_back(plan: Plan, fault: str) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         path = device.folder.path / LABEL_FILE
         whole = path.read_bytes()
@@ -590,7 +731,7 @@ async def _refuses_to_start(fault: str, device: Device) -> Trial | None:
 
 
 async def _in_the_way(plan: Plan, fault: str, make: Callable[[Path, Path], object]) -> Trial:
-    async with open_bench(programs.DeviceProgram(), _new_folder(plan)) as bench:
+    async with open_bench(_device_program(plan), _new_folder(plan)) as bench:
         device = bench.device()
         precious = bench.path / "precious"
         precious.write_bytes(b"not to be written to")
@@ -637,30 +778,51 @@ async def _private(plan: Plan, fault: str, umask: str) -> Trial:
     def under_umask(program: str) -> list[str]:
         return ["/bin/sh", "-c", 'umask "$0"; exec "$@"', umask, *sabotage.command(plan.without, program)]
 
+    names = trace.FILES + trace.MODES
     folder = _new_folder(plan)
     device_program = programs.stopped(under_umask("bletoken_peripheral"), folder / "device-pid")
     companion_program = programs.stopped(under_umask("bletoken_central"), folder / "pid")
     async with open_bench(Processes(device_program, companion_program), folder) as bench:
         device = bench.device()
+        init = programs.stopped(under_umask("bletoken_peripheral"), folder / "init-pid")
+        of_init = await _traced_init([*init, "init"], folder / "init-pid", device, names)
         starting = asyncio.create_task(device.start())
         device_pid = await programs.stopped_pid(folder / "device-pid")
-        async with trace.attached(device_pid, names=trace.FILES) as of_device:
+        async with trace.attached(device_pid, names=names) as of_device:
             programs.go_on(device_pid)
             await starting
             providing = asyncio.create_task(bench.provision(device.label.qr))
             pid = await programs.stopped_pid(folder / "pid")
-            async with trace.attached(pid, names=trace.FILES) as of_companion:
+            async with trace.attached(pid, names=names) as of_companion:
                 programs.go_on(pid)
                 outcome = await providing
             await device.saw("provisioned")
-        made = [call for call in of_device.calls + of_companion.calls if call.path and _makes(call, folder)]
-        if open_ones := [str(call) for call in made if int(call.flags.rsplit("0", 1)[-1] or "0", 8) & 0o077]:
+        calls = [*of_init, *of_device.calls, *of_companion.calls]
+        made = [call for call in calls if call.path and _gives_a_mode(call, folder)]
+        if open_ones := [str(call) for call in made if call.mode & 0o077]:
             return Trial(fault, Result.LOST, f"made open to others: {', '.join(sorted(set(open_ones)))}")
-        assert len(made) >= 8, made
+        assert len(made) >= 11, made
         return await judge(fault, bench, device, outcome)
     raise AssertionError("nothing is suppressed")
 
 
-def _makes(call: Call, folder: Path) -> bool:
+async def _traced_init(command: list[str], pid_file: Path, device: Device, names: tuple[str, ...]) -> list[Call]:
+    """What another device does that makes its code, in a state folder that is not there yet."""
+    path = device.path.with_name("made")
+    path.mkdir()
+    settings = path / device.config.name
+    settings.write_bytes(device.config.read_bytes())
+    quiet = asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, "--config", str(settings), stdin=quiet, stdout=quiet)
+    pid = await programs.stopped_pid(pid_file)
+    async with trace.attached(pid, names=names) as seen:
+        programs.go_on(pid)
+        assert await process.wait() == 0
+    assert (path / "state" / LABEL_FILE).exists()
+    return seen.calls
+
+
+def _gives_a_mode(call: Call, folder: Path) -> bool:
     assert call.path is not None
-    return call.path.is_relative_to(folder) and (call.name == "mkdir" or "O_CREAT" in call.flags)
+    makes = call.name == "mkdir" or "O_CREAT" in call.flags
+    return call.path.is_relative_to(folder) and (makes or call.name in trace.MODES)

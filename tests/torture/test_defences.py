@@ -5,10 +5,14 @@ import shutil
 from pathlib import Path
 
 import pytest
-from torture import emulated, power
+from torture import emulated, power, storage
 from torture.__main__ import run
 from torture.plan import NotPossibleError, Plan
 from torture.report import Result
+from torture.trace import Injection
+
+from bletoken import files
+from bletoken_peripheral.store import StateFolder
 
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="strace is not installed")
 
@@ -24,7 +28,7 @@ def machine() -> None:
         pytest.skip(str(error))
 
 
-async def _found(family: str, folder: Path, without: str, only: str) -> set[Result]:
+async def _found(family: str, folder: Path, without: str | None, only: str) -> set[Result]:
     """What the family finds without a defence, by the faults with this in their name."""
     row = await run(importlib.import_module(f"torture.{family}"), Plan(folder, without=without, only=only))
     assert row.trials, row.untried
@@ -44,9 +48,47 @@ async def test_a_file_that_is_written_over_the_old_one_is_lost_when_the_disk_is_
 
 
 @needs_strace
-async def test_a_file_that_is_made_for_everybody_is_noticed(tmp_path: Path) -> None:
-    found = await _found("storage", tmp_path, "private", "files under the umask 000")
+async def test_a_file_that_is_gone_when_it_could_not_be_replaced_is_noticed(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "old", "device: ENOSPC from fsync 3 of .journal.json.new")
     assert found == {Result.LOST}
+
+
+@needs_strace
+async def test_a_file_of_an_interrupted_write_that_blocks_the_next_one_is_noticed(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "leftover", "a file of an earlier cut in the way of a file")
+    assert found == {Result.LOST}
+
+
+@needs_strace
+async def test_a_call_that_did_not_fail_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(storage, "_TRIES", 1)
+    monkeypatch.setattr(storage, "_injection", lambda call, error: Injection(call.name, 1000, f"error={error}"))
+    found = await _found("storage", tmp_path, None, "device: EIO once at rename 1 of credentials.json")
+    assert found == {Result.LOST}
+
+
+@needs_strace
+async def test_a_file_that_is_made_for_its_group_is_noticed_even_where_the_umask_hides_it(tmp_path: Path) -> None:
+    found = await _found("storage", tmp_path, "private", "files under the umask 077")
+    assert found == {Result.LOST}
+
+
+def test_a_file_that_is_read_without_a_look_at_whose_it_is_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(files, "read", lambda path, **_: path.read_bytes())
+    found: dict[str, set[Result]] = {"a link": set(), "open to its group": set(), "open to all": set()}
+    for what in found:
+        for trial in storage._unreadable(Plan(tmp_path, quick=True, only=f".json {what}")):
+            if trial.fault.endswith(what):
+                found[what].add(trial.result)
+    assert found == {what: {Result.LOST} for what in found}
+
+
+def test_wrong_pins_that_are_forgotten_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(StateFolder, "read_failures", lambda _: 0)
+    trials = list(storage._unreadable(Plan(tmp_path, quick=True, only="guesses.json")))
+    assert {trial.result for trial in trials} == {Result.LOST}
 
 
 @needs_strace

@@ -19,6 +19,9 @@ from torture.plan import NotPossibleError
 FILES = ("openat", "mkdir", "write", "fsync", "rename", "unlink")
 """The calls that change what is on a disk, or make it last."""
 
+MODES = ("chmod", "fchmod", "fchmodat")
+"""The calls that change who may read a file."""
+
 SOCKETS = ("connect", "sendto", "recvfrom")
 """The calls by which our programs talk."""
 
@@ -49,6 +52,7 @@ class Call:
         port: The TCP port that it connects to, or that its socket is connected to; 0 for any other.
         number_there: The how-manieth of this name about this file or port: that is the same in every hand-off.
         was_held: Whether the program was kept from going on after it.
+        was_failed: Whether it was made to fail.
     """
 
     name: str
@@ -60,6 +64,12 @@ class Call:
     port: int = 0
     number_there: int = 0
     was_held: bool = False
+    was_failed: bool = False
+
+    @property
+    def mode(self) -> int:
+        """What whoever makes or changes a file lets be done with it; the mode is the last argument."""
+        return int(self.flags.rsplit(", ", 1)[-1], 8)
 
     @property
     def path(self) -> Path | None:
@@ -140,7 +150,7 @@ class Trace:
         file_name = _octets(open_file[2]).decode() if open_file else ""
         if name == "connect" and (port := _PORT.search(arguments)):
             self._ports[file_name] = int(port[1])
-        if name in ("openat", "mkdir", "rename", "unlink"):
+        if name in ("openat", "mkdir", "rename", "unlink", "chmod", "fchmodat"):
             paths, octets = tuple(Path(text.decode()) for text in strings), b""
         else:
             paths = (Path(file_name),) if file_name.startswith("/") else ()
@@ -159,6 +169,7 @@ class Trace:
             port,
             self._numbers[there],
             "(DELAYED)" in rest,
+            "(INJECTED)" in rest,
         )
 
 

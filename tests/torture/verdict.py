@@ -12,8 +12,10 @@ UNEXPECTED = 1
 """The exit code of an error that nobody foresaw."""
 
 
-async def judge(fault: str, bench: Bench, device: Device, outcome: Outcome | None, *secrets: str) -> Trial:
-    """Judge one hand-off.
+async def judge(
+    fault: str, bench: Bench, device: Device, outcome: Outcome | None, *secrets: str, may_fail: bool = False
+) -> Trial:
+    """Judge one hand-off. In the end the device has to be in the home, and its key on the device.
 
     Args:
         fault: What went wrong.
@@ -21,6 +23,7 @@ async def judge(fault: str, bench: Bench, device: Device, outcome: Outcome | Non
         device: The only device on it.
         outcome: What the last companion came to; None if it had to be stopped.
         secrets: What else may not be anywhere in the device's folder any more: the tokens that MODE issued may not.
+        may_fail: Whether the trouble goes on, so that a typed failure will do, with no device and no secret left.
     """
     if outcome is None:
         return Trial(fault, Result.HUNG, "the companion came to no end")
@@ -41,7 +44,7 @@ async def judge(fault: str, bench: Bench, device: Device, outcome: Outcome | Non
     if credentials is not None and in_home == [credentials.device_id] and await bench.accepts(credentials) and not left:
         # A companion that was away when it succeeded may have been told that the device has an owner already.
         return Trial(fault, Result.SURVIVED, elapsed_s=elapsed_s)
-    if outcome.exit_code == 0 or in_home or credentials is not None or left:
+    if not may_fail or outcome.exit_code == 0 or in_home or credentials is not None or left:
         return Trial(fault, Result.LOST, f"{found}, and no key on the device that MODE accepts for it", elapsed_s)
     return Trial(fault, Result.SURVIVED)
 
