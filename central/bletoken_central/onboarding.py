@@ -32,6 +32,8 @@ from bletoken.protocol.wire import (
     SHORTEST_CLAIM_S,
     AskStatus,
     Claimable,
+    Failed,
+    FailureCode,
     Identify,
     Offer,
     Provisioned,
@@ -282,9 +284,11 @@ class Companion:
         api, watch = self._signed_in(), _Stopwatch(self._report)
         home = await _only_home(api) if home_id is None else home_id
         run = _Provisioning(api, self._notes(), self._mode_url, home, device_class, tag, watch)
-        await run.look_at_leftovers()
-        # The same one for each token: a PIN was typed once.
+        # The same one for all that is asked: a PIN was typed once.
         exchange = self._exchange(code, address, watch.report)
+        earlier = await run.look_at_leftovers(lambda: exchange.run(Question(AskStatus())))
+        if earlier is not None:
+            return await run.end(earlier)
         for recovery in range(_MOST_RECOVERIES + 1):
             try:
                 return await run.once(lambda token: _hand_over(exchange, token))
@@ -413,37 +417,69 @@ class _Provisioning:
         self._watch = watch
         self._note: Note | None = None
 
-    async def look_at_leftovers(self) -> None:
-        """Look once more at tokens of earlier runs that can bring no device any more."""
-        for note in self._notes.all():
-            if note.mode_url != self._mode_url or not note.is_over(time.time()):
-                continue
+    async def look_at_leftovers(self, ask_device: Callable[[], Awaitable[Status]]) -> Provisioned | None:
+        """Put right what earlier runs left in a home, and forget tokens that can bring no device any more.
+
+        Args:
+            ask_device: Asks the device what became of its last token. That may be one of an earlier run that ended
+                without having heard of it.
+
+        Returns:
+            What such a run would have heard, where all went well; None where the device needs a token.
+        """
+        await self._remove_orphans()
+        unheard = {note.token_ref: note for note in self._leftovers() if note.token_ref and not note.outcome_unknown}
+        if not unheard:
+            return None
+        status = await ask_device()
+        note = unheard.get(status.token_ref.hex()) if status.token_ref else None
+        if note is None:
+            return None
+        if isinstance(status, Failed) and status.code is FailureCode.OUTCOME_UNKNOWN:
+            self._notes.keep(replace(note, outcome_unknown=True))
+            await self._remove_orphans()
+        elif isinstance(status, Provisioned) and note.home_id == self._home_id:
+            self._note = note
+            return status
+        return None
+
+    def _leftovers(self) -> list[Note]:
+        return [note for note in self._notes.all() if note.mode_url == self._mode_url]
+
+    async def _remove_orphans(self) -> None:
+        """Remove what came of tokens of unknown outcome; forget these, and whatever has expired."""
+        for note in self._leftovers():
+            is_over = note.is_over(time.time())
             if note.outcome_unknown:
                 try:
                     orphan = note.orphan(await self._devices(note.home_id))
                     if orphan is not None:
                         await self._remove(note.home_id, orphan.id)
+                        is_over = True
                 except NotSignedInError:
                     raise
                 except CloudRefusedError:
                     # Another user's home: that user's next run puts it right.
-                    if time.time() - note.asked_at < _LONGEST_NOTE_S:
-                        continue
-            self._notes.forget(note)
+                    is_over = is_over and time.time() - note.asked_at >= _LONGEST_NOTE_S
+            if is_over:
+                self._notes.forget(note)
 
     async def once(self, hand_over: Callable[[asyncio.Future[Token]], Awaitable[Provisioned]]) -> Onboarded:
         """Ask for a token, hand it over, see the device in the home."""
         async with Events(self._api) as events:
             asking = asyncio.create_task(self._ask_token(events))
             try:
-                provisioned = await hand_over(asking)
-                device = await self._device_in_home(provisioned.device_id)
-                self._watch.report(Progress(Step.IN_HOME, f"home {self._home_id}"))
-                event = await events.event_of(provisioned.device_id)
-                self._watch.report(Progress(Step.EVENT, event or "none came"))
+                return await self.end(await hand_over(asking), events)
             finally:
                 asking.cancel()
                 await asyncio.gather(asking, return_exceptions=True)
+
+    async def end(self, provisioned: Provisioned, events: Events | None = None) -> Onboarded:
+        """See the device in the home, and its event come; the event of an earlier run's token came back then."""
+        device = await self._device_in_home(provisioned.device_id)
+        self._watch.report(Progress(Step.IN_HOME, f"home {self._home_id}"))
+        event = await events.event_of(provisioned.device_id) if events else None
+        self._watch.report(Progress(Step.EVENT, event or "none came"))
         self._forget_in_passing()
         return Onboarded(provisioned.device_id, self._home_id, event, device, self._watch.elapsed_s())
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -216,6 +217,76 @@ async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_i
     assert orphan not in await alone.devices_in_home()
     assert await alone.devices_in_home() == [first.device_id, second.device_id]
     assert list((alone.path / "notes").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "last", [Step.REDEEMING, Step.RECOVERING], ids=["before it heard of it", "before it removed the device"]
+)
+async def test_an_unknown_outcome_is_put_right_by_the_next_run_if_the_companion_died(alone: Bench, last: Step) -> None:
+    device, device_class = alone.device(), alone.seed["deviceClass"]
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+
+    def die(progress: Progress) -> None:
+        if progress.step is last:
+            dying.cancel()
+
+    async with companion(alone, report=die) as c:
+        dying = asyncio.create_task(c.provision(device.label.qr, device_class=device_class))
+        await asyncio.wait({dying})
+    assert dying.cancelled()
+    await device.saw("outcome unknown")
+    async with companion(alone) as c:
+        done = await c.provision(device.label.qr, device_class=device_class)
+    assert await alone.devices_in_home() == [done.device_id]
+    assert alone.redemptions == [201, 201]
+    assert list((alone.path / "notes").iterdir()) == []
+
+
+@pytest.mark.parametrize("last", [Step.SENDING, Step.ACCEPTED, Step.STORED], ids=lambda step: step.name.lower())
+async def test_what_a_companion_that_died_did_not_hear_is_heard_by_the_next_run(alone: Bench, last: Step) -> None:
+    device, device_class = alone.device(), alone.seed["deviceClass"]
+    await device.start()
+
+    def die(progress: Progress) -> None:
+        if progress.step is last:
+            dying.cancel()
+
+    async with companion(alone, report=die) as c:
+        dying = asyncio.create_task(c.provision(device.label.qr, device_class=device_class))
+        await asyncio.wait({dying})
+    assert dying.cancelled()
+    if last is not Step.SENDING:
+        await device.saw("provisioned")
+    async with companion(alone) as c:
+        done = await c.provision(device.label.qr, device_class=device_class, tag="kitchen")
+    assert await alone.devices_in_home() == [done.device_id]
+    assert device.credentials is not None
+    assert device.credentials.device_id == done.device_id
+    assert done.device.tag == "kitchen"
+    assert alone.redemptions == [201]
+    assert len(list((alone.path / "notes").iterdir())) == (last is Step.SENDING)
+
+
+async def test_the_token_of_another_device_is_left_to_whoever_hands_it_over(alone: Bench) -> None:
+    device, steps = alone.device(), list[Step]()
+    await device.start()
+    theirs = Note("ab" * 16, alone.mode.url, 1, "lamp", [], time.time(), token_ref="cd" * 16)
+    Notes(alone.path / "notes").keep(theirs)
+    async with companion(alone, report=lambda progress: steps.append(progress.step)) as c:
+        done = await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+    assert await alone.devices_in_home() == [done.device_id]
+    assert Notes(alone.path / "notes").all() == [theirs]
+    assert steps.count(Step.ASKING) == 1
+
+
+async def test_where_no_earlier_run_is_open_the_device_is_not_asked_about_any(alone: Bench) -> None:
+    device, steps = alone.device(), list[Step]()
+    await device.start()
+    async with companion(alone, report=lambda progress: steps.append(progress.step)) as c:
+        await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+    assert Step.ASKING not in steps
+    assert steps.count(Step.CONNECTING) == 1
 
 
 async def test_an_expired_session_leaves_the_notes_of_earlier_runs_alone(alone: Bench) -> None:

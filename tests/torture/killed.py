@@ -24,7 +24,7 @@ from bletoken_peripheral.redemption import Event, Journal
 from bletoken_peripheral.store import JOURNAL_FILE
 
 NAME = "killed"
-DEFENCES = ("redeeming",)
+DEFENCES = ("redeeming", "leftovers")
 
 _TRIES = 4
 """Hand-offs in which to meet one call: packets are not always in the same order."""
@@ -91,8 +91,21 @@ async def _kills(plan: Plan) -> list[Kill]:
         "device": [call for call in recording.of_device if _is_relevant(call, folder)],
         "companion": [call for call in recording.of_companion if _is_relevant(call, folder)],
         "restarting device": await _restart(plan),
+        "removing companion": await _removal(plan),
     }
     return [Kill(who, moment, call) for who, calls in sides.items() for call in calls for moment in _MOMENTS]
+
+
+async def _removal(plan: Plan) -> list[Call]:
+    """What a companion does from when a device says that an outcome is unknown until it asks for another token."""
+    folder = plan.folder / "removed"
+    folder.mkdir()
+    recording = await programs.recorded(folder, plan.without, prepare=programs.lose_an_answer)
+    calls = [call for call in recording.of_companion if _is_relevant(call, folder)]
+    _, _, noted, *_ = (number for number, call in enumerate(calls) if call.name == "rename")
+    _, asked_again = (number for number, call in enumerate(calls) if b"/deviceProvisioning" in call.octets)
+    *_, last_said = (number for number, call in enumerate(calls[:noted]) if call.name == "sendto" and not call.port)
+    return calls[last_said : asked_again + 1]
 
 
 async def _restart(plan: Plan) -> list[Call]:
@@ -158,6 +171,7 @@ async def _trial(plan: Plan, kill: Kill, number: int) -> Trial | None:
         "device": _device_killed,
         "companion": _companion_killed,
         "restarting device": _restarting_device_killed,
+        "removing companion": partial(_companion_killed, prepare=programs.lose_an_answer),
     }[kill.who]
     tries = 1 if plan.quick else _TRIES
     for attempt in range(tries):
@@ -196,9 +210,12 @@ async def _device_killed(plan: Plan, kill: Kill, folder: Path) -> tuple[Call | N
         return await _judged(kill, seen, bench, device, providing)
 
 
-async def _companion_killed(plan: Plan, kill: Kill, folder: Path) -> tuple[Call | None, Trial | None]:
-    command = sabotage.command(None, "bletoken_central")
+async def _companion_killed(
+    plan: Plan, kill: Kill, folder: Path, prepare: Callable[[Bench], object] = lambda _: None
+) -> tuple[Call | None, Trial | None]:
+    command = sabotage.command(plan.without, "bletoken_central")
     async with open_bench(programs.CompanionProgram(programs.stopped(command, folder / "pid")), folder) as bench:
+        prepare(bench)
         device = bench.device()
         await device.start()
         providing = asyncio.create_task(bench.provision(device.label.qr))

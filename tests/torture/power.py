@@ -22,7 +22,6 @@ from torture.verdict import issued, judge
 from bletoken.errors import CodeRefusedError
 from bletoken.protocol.setup_code import Label
 from bletoken.protocol.wire import token_ref
-from bletoken.sim.cloud.faults import Fault
 from bletoken_central.recovery import Notes
 from bletoken_peripheral.store import GUESSES_FILE, StateFolder
 
@@ -184,11 +183,7 @@ async def _record_a_removal(plan: Plan) -> tuple[Path, list[Call]]:
     """The companion's notes, and what it does where the first outcome is unknown, so that it removes a device."""
     folder = plan.folder / "removal"
     folder.mkdir()
-    recording = await programs.recorded(
-        folder,
-        plan.without,
-        prepare=lambda bench: bench.mode.faults.arm("POST /devices", Fault(drop="after", count=1)),
-    )
+    recording = await programs.recorded(folder, plan.without, prepare=programs.lose_an_answer)
     return folder / "bletoken" / "tokens", recording.of_companion
 
 

@@ -14,6 +14,7 @@ from torture.trace import Call
 from torture.verdict import issued
 
 from bletoken.errors import BletokenError
+from bletoken.sim.cloud.faults import Fault
 
 LONGEST_S = 300
 """Seconds after which a hand-off counts as hung; each has a shorter time-out of its own."""
@@ -118,6 +119,11 @@ async def recorded(
             await trace.quiet(device_pid)
         token = issued(bench)[-1]
     return Recording(bench, device, token, of_device.calls, of_companion.calls)
+
+
+def lose_an_answer(bench: Bench) -> None:
+    """Have MODE's answer to the first token get lost, so that the companion removes what came of that one."""
+    bench.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
 
 
 async def refusal(device: Device) -> str:

@@ -68,6 +68,16 @@ def _no_recovery() -> None:
     provisioning.recover = leave_it
 
 
+def _no_leftovers() -> None:
+    """The companion does not look what an earlier run of its may have left in the home."""
+    provisioning = importlib.import_module("bletoken_central.onboarding")._Provisioning
+
+    async def look_away(self: Any, ask_device: object) -> None:
+        pass
+
+    provisioning.look_at_leftovers = look_away
+
+
 def _no_patience() -> None:
     """The companion asks MODE for nothing twice."""
     importlib.import_module("bletoken_central.onboarding")._PAUSES_S = ()
@@ -170,6 +180,7 @@ DEFENCES: dict[str, Callable[[], object]] = {
     "time-out": _no_time_out,
     "sent-once": _sent_again,
     "recovery": _no_recovery,
+    "leftovers": _no_leftovers,
     "patience": _no_patience,
     "forgetting": _no_forgetting,
     "hanging-up": _no_hanging_up,

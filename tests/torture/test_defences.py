@@ -106,6 +106,17 @@ async def test_one_fsync_less_is_noticed_when_the_power_goes(
 
 
 @needs_strace
+async def test_what_a_killed_companion_left_in_the_home_is_doubled_if_the_next_does_not_look(tmp_path: Path) -> None:
+    found = await _found("killed", tmp_path, "leftovers", "removing companion killed before rename 3 of note.json")
+    assert found == {Result.DOUBLED}
+
+
+@needs_strace
+async def test_a_note_that_is_not_synced_is_missed_when_the_power_goes(tmp_path: Path) -> None:
+    assert Result.LOST in await _found("power", tmp_path, "fsync-file", "removing companion cut after rename 2 of")
+
+
+@needs_strace
 @pytest.mark.usefixtures("machine")
 async def test_one_fsync_less_is_noticed_when_a_real_machine_is_cut(tmp_path: Path) -> None:
     found = await _found("power", tmp_path, "fsync-folder", f"{power.MACHINE_CUT} 4 once MODE made a device")
