@@ -19,6 +19,7 @@ from bletoken.errors import (
     CloudError,
     CloudNoAnswerError,
     CloudRefusedError,
+    HandoffTimeoutError,
     NotInHomeError,
     NotSignedInError,
     OutcomeUnknownError,
@@ -30,6 +31,7 @@ from bletoken.protocol.setup_code import SetupCode
 from bletoken.protocol.wire import (
     LONGEST_CLAIM_S,
     SHORTEST_CLAIM_S,
+    Accepted,
     AskStatus,
     Claimable,
     Failed,
@@ -37,7 +39,9 @@ from bletoken.protocol.wire import (
     Identify,
     Offer,
     Provisioned,
+    Redeeming,
     Status,
+    Stored,
     token_ref,
 )
 from bletoken_central import claiming
@@ -78,6 +82,9 @@ _LATEST: Final = 2**32
 _HOME_LOOKS: Final = 4
 _PAUSES_S: Final = (0.5, 1.0)
 """Seconds before MODE is asked once more what may be asked again, where no usable answer came."""
+
+_AT_WORK_PAUSE_S: Final = 1.0
+"""Seconds before a device is asked once more that is at work on the token of an earlier run."""
 
 _LONGEST_NOTE_S: Final = 30 * 86400
 _MOST_RECOVERIES: Final = 2
@@ -286,7 +293,7 @@ class Companion:
         run = _Provisioning(api, self._notes(), self._mode_url, home, device_class, tag, watch)
         # The same one for all that is asked: a PIN was typed once.
         exchange = self._exchange(code, address, watch.report)
-        earlier = await run.look_at_leftovers(lambda: exchange.run(Question(AskStatus())))
+        earlier = await run.look_at_leftovers(lambda: exchange.run(Question(AskStatus())), self._limits.total_s)
         if earlier is not None:
             return await run.end(earlier)
         for recovery in range(_MOST_RECOVERIES + 1):
@@ -417,52 +424,86 @@ class _Provisioning:
         self._watch = watch
         self._note: Note | None = None
 
-    async def look_at_leftovers(self, ask_device: Callable[[], Awaitable[Status]]) -> Provisioned | None:
+    async def look_at_leftovers(
+        self, ask_device: Callable[[], Awaitable[Status]], patience_s: float
+    ) -> Provisioned | None:
         """Put right what earlier runs left in a home, and forget tokens that can bring no device any more.
 
         Args:
             ask_device: Asks the device what became of its last token. That may be one of an earlier run that ended
                 without having heard of it.
+            patience_s: Seconds to wait for the outcome of such a token.
 
         Returns:
-            What such a run would have heard, where all went well; None where the device needs a token.
+            What the earlier run would have heard, where all went well; None where the device needs a token.
+
+        Raises:
+            HandoffTimeoutError: The device is still at work on the token of an earlier run.
         """
-        await self._remove_orphans()
-        unheard = {note.token_ref: note for note in self._leftovers() if note.token_ref and not note.outcome_unknown}
+        unheard: dict[str, Note] = {}
+        for note in self._notes.all():
+            if note.mode_url != self._mode_url:
+                continue
+            if await self._is_settled(note):
+                self._notes.forget(note)
+            elif note.token_ref and not note.outcome_unknown:
+                unheard[note.token_ref] = note
         if not unheard:
             return None
-        status = await ask_device()
-        note = unheard.get(status.token_ref.hex()) if status.token_ref else None
-        if note is None:
+        status, about = await self._heard_at_last(ask_device, unheard, patience_s)
+        if about is None:
             return None
-        if isinstance(status, Failed) and status.code is FailureCode.OUTCOME_UNKNOWN:
-            self._notes.keep(replace(note, outcome_unknown=True))
-            await self._remove_orphans()
-        elif isinstance(status, Provisioned) and note.home_id == self._home_id:
-            self._note = note
-            return status
+        match status:
+            case Provisioned() if (about.home_id, about.device_class) == (self._home_id, self._device_class):
+                self._note = about
+                return status
+            case Failed(code=FailureCode.OUTCOME_UNKNOWN):
+                unknown = replace(about, outcome_unknown=True)
+                self._notes.keep(unknown)
+                if await self._is_settled(unknown):
+                    self._notes.forget(unknown)
+            case Failed():
+                # The token is gone, and nothing came of it.
+                self._notes.forget(about)
         return None
 
-    def _leftovers(self) -> list[Note]:
-        return [note for note in self._notes.all() if note.mode_url == self._mode_url]
+    async def _heard_at_last(
+        self, ask_device: Callable[[], Awaitable[Status]], unheard: dict[str, Note], patience_s: float
+    ) -> tuple[Status, Note | None]:
+        """The device's status, and which of these notes it is about, once the device is at work on none of them."""
+        try:
+            async with asyncio.timeout(patience_s):
+                while True:
+                    status = await ask_device()
+                    about = unheard.get(status.token_ref.hex()) if status.token_ref else None
+                    if about is None or not isinstance(status, Accepted | Redeeming | Stored):
+                        return status, about
+                    self._watch.report(Progress(Step.WAITING, "an earlier run's token"))
+                    await asyncio.sleep(_AT_WORK_PAUSE_S)
+        except TimeoutError:
+            raise HandoffTimeoutError("the device is still at work on the token of an earlier run; try later") from None
 
-    async def _remove_orphans(self) -> None:
-        """Remove what came of tokens of unknown outcome; forget these, and whatever has expired."""
-        for note in self._leftovers():
-            is_over = note.is_over(time.time())
+    async def _is_settled(self, note: Note) -> bool:
+        """Whether nothing more can come of a token. What came of one of unknown outcome is removed first."""
+        now = time.time()
+        is_over = note.is_over(now)
+        if not note.outcome_unknown and not (is_over and note.token_ref):
+            return is_over
+        try:
+            came = note.came_of(await self._devices(note.home_id))
+            if came is None:
+                return is_over
             if note.outcome_unknown:
-                try:
-                    orphan = note.orphan(await self._devices(note.home_id))
-                    if orphan is not None:
-                        await self._remove(note.home_id, orphan.id)
-                        is_over = True
-                except NotSignedInError:
-                    raise
-                except CloudRefusedError:
-                    # Another user's home: that user's next run puts it right.
-                    is_over = is_over and time.time() - note.asked_at >= _LONGEST_NOTE_S
-            if is_over:
-                self._notes.forget(note)
+                await self._remove(note.home_id, came.id)
+                return True
+        except NotSignedInError:
+            raise
+        except CloudError as e:
+            # Another user's home is put right by that user's next run; nor are other homes' troubles this one's.
+            if note.home_id == self._home_id and not isinstance(e, CloudRefusedError):
+                raise
+        # The device knows whether it has the key: it is asked for as long as somebody may come back to it.
+        return is_over and now - note.asked_at >= _LONGEST_NOTE_S
 
     async def once(self, hand_over: Callable[[asyncio.Future[Token]], Awaitable[Provisioned]]) -> Onboarded:
         """Ask for a token, hand it over, see the device in the home."""
@@ -504,6 +545,9 @@ class _Provisioning:
         orphan = note.orphan(devices)
         if orphan is not None:
             await self._remove(note.home_id, orphan.id)
+        elif note.tag not in [kept.tag for kept in self._notes.all()]:
+            # Another run of this user's has put it right meanwhile.
+            return
         elif newcomers:
             chosen = await choose(newcomers) if choose is not None else None
             if chosen not in [device.id for device in newcomers]:
@@ -523,8 +567,16 @@ class _Provisioning:
 
         async def remove() -> None:
             # A removal without an answer may have been carried out. What is to go was decided once, before.
-            if any(device.id == device_id for device in await self._api.devices(home_id)):
-                await self._api.delete_device(device_id)
+            if await is_there():
+                try:
+                    await self._api.delete_device(device_id)
+                except CloudRefusedError:
+                    # Another run of this user's may have been faster.
+                    if await is_there():
+                        raise
+
+        async def is_there() -> bool:
+            return any(device.id == device_id for device in await self._api.devices(home_id))
 
         await _patiently(remove)
 
@@ -558,6 +610,9 @@ class _Provisioning:
         return await _patiently(lambda: self._api.devices(home_id))
 
     async def _device_in_home(self, device_id: int) -> "Device":
+        assert self._note is not None, "a device comes of a token that was asked for"
+        if device_id in self._note.known:
+            raise NotInHomeError(f"device {device_id} was in home {self._home_id} before; this one cannot be it")
         for look in range(_HOME_LOOKS):
             for device in await self._devices(self._home_id):
                 if device.id == device_id:

@@ -56,14 +56,18 @@ class Note:
         """The devices that came into the home since."""
         return [device for device in devices if device.id not in self.known]
 
-    def orphan(self, devices: Sequence["Device"]) -> "Device | None":
+    def came_of(self, devices: Sequence["Device"]) -> "Device | None":
         """The one new device with exactly this tag, class and home: what came of the token. None when in doubt."""
         matching = [
             device
             for device in self.newcomers(devices)
             if (device.tag, device.device_class, device.home_id) == (self.tag, self.device_class, self.home_id)
         ]
-        return matching[0] if len(matching) == 1 and self.outcome_unknown else None
+        return matching[0] if len(matching) == 1 else None
+
+    def orphan(self, devices: Sequence["Device"]) -> "Device | None":
+        """What came of the token where nobody has its key, so that it may be removed. None when in doubt."""
+        return self.came_of(devices) if self.outcome_unknown else None
 
 
 class Notes:

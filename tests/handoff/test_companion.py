@@ -4,6 +4,7 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from bletoken.errors import LinkLostError
 from bletoken.mode.models import Device as ModeDevice
 from bletoken.mode.models import ProvisioningToken
 from bletoken.mode.user_api import UserApi
-from bletoken.protocol.setup_code import Pin
+from bletoken.protocol.setup_code import Pin, SetupCode
 from bletoken.protocol.wire import CoarseState, Failed, FailureCode, Idle, Provisioned
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
 from bletoken_central.handoff import Limits, Progress, Step, Token
 from bletoken_central.link import Link
 from bletoken_central.onboarding import Companion, Onboarded
 from bletoken_central.recovery import Note, Notes
+from bletoken_peripheral.redeemer import Redeemer
 
 
 @pytest.fixture
@@ -208,8 +210,7 @@ async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_i
         # Nothing had come of the first token then. Now MODE takes it in after all.
         late = await alone.client.post("/devices", json={"token": tokens[0]})
         orphan = late.raise_for_status().json()["id"]
-        [note] = (alone.path / "notes").iterdir()
-        note.write_text(json.dumps({**json.loads(note.read_text()), "expires_at": 1.0}))
+        rewrite_note(alone, expires_at=1.0)
         await device.stop()
         other = alone.device("second")
         await other.start()
@@ -219,53 +220,116 @@ async def test_a_token_that_brings_its_device_late_is_looked_at_once_more_when_i
     assert list((alone.path / "notes").iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "last", [Step.REDEEMING, Step.RECOVERING], ids=["before it heard of it", "before it removed the device"]
-)
-async def test_an_unknown_outcome_is_put_right_by_the_next_run_if_the_companion_died(alone: Bench, last: Step) -> None:
-    device, device_class = alone.device(), alone.seed["deviceClass"]
-    await device.start()
-    alone.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+async def dies(bench: Bench, code: SetupCode, last: Step) -> None:
+    """A companion that hands a token over, and is gone once it has told of this step."""
 
     def die(progress: Progress) -> None:
         if progress.step is last:
             dying.cancel()
 
-    async with companion(alone, report=die) as c:
-        dying = asyncio.create_task(c.provision(device.label.qr, device_class=device_class))
+    async with companion(bench, report=die) as c:
+        dying = asyncio.create_task(c.provision(code, device_class=bench.seed["deviceClass"]))
         await asyncio.wait({dying})
     assert dying.cancelled()
+
+
+def rewrite_note(bench: Bench, **changes: object) -> None:
+    """Change what the only note says."""
+    [note] = (bench.path / "notes").iterdir()
+    note.write_text(json.dumps({**json.loads(note.read_text()), **changes}))
+
+
+@pytest.mark.parametrize("expires", [False, True], ids=["at once", "after the token expired"])
+@pytest.mark.parametrize(
+    "last", [Step.REDEEMING, Step.RECOVERING], ids=["before it heard of it", "before it removed the device"]
+)
+async def test_an_unknown_outcome_is_put_right_by_the_next_run_if_the_companion_died(
+    alone: Bench, last: Step, expires: bool
+) -> None:
+    device = alone.device()
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(drop="after", count=1))
+    await dies(alone, device.label.qr, last)
     await device.saw("outcome unknown")
+    if expires:
+        rewrite_note(alone, expires_at=1.0)
     async with companion(alone) as c:
-        done = await c.provision(device.label.qr, device_class=device_class)
+        done = await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
     assert await alone.devices_in_home() == [done.device_id]
     assert alone.redemptions == [201, 201]
     assert list((alone.path / "notes").iterdir()) == []
 
 
+async def test_a_device_that_is_asking_mode_for_a_companion_that_died_is_waited_for_by_the_next(alone: Bench) -> None:
+    device, steps = alone.device(), list[Step]()
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(delay_s=2, drop="after", count=1))
+    await dies(alone, device.label.qr, Step.REDEEMING)
+    async with companion(alone, report=lambda progress: steps.append(progress.step)) as c:
+        done = await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+    assert Step.WAITING in steps
+    assert await alone.devices_in_home() == [done.device_id]
+    assert alone.redemptions == [201, 201]
+
+
 @pytest.mark.parametrize("last", [Step.SENDING, Step.ACCEPTED, Step.STORED], ids=lambda step: step.name.lower())
 async def test_what_a_companion_that_died_did_not_hear_is_heard_by_the_next_run(alone: Bench, last: Step) -> None:
-    device, device_class = alone.device(), alone.seed["deviceClass"]
+    device = alone.device()
     await device.start()
-
-    def die(progress: Progress) -> None:
-        if progress.step is last:
-            dying.cancel()
-
-    async with companion(alone, report=die) as c:
-        dying = asyncio.create_task(c.provision(device.label.qr, device_class=device_class))
-        await asyncio.wait({dying})
-    assert dying.cancelled()
+    await dies(alone, device.label.qr, last)
     if last is not Step.SENDING:
         await device.saw("provisioned")
     async with companion(alone) as c:
-        done = await c.provision(device.label.qr, device_class=device_class, tag="kitchen")
+        done = await c.provision(device.label.qr, device_class=alone.seed["deviceClass"], tag="kitchen")
     assert await alone.devices_in_home() == [done.device_id]
     assert device.credentials is not None
     assert device.credentials.device_id == done.device_id
     assert done.device.tag == "kitchen"
     assert alone.redemptions == [201]
-    assert len(list((alone.path / "notes").iterdir())) == (last is Step.SENDING)
+
+
+async def test_what_an_earlier_run_gave_another_class_is_no_success_of_this_one(alone: Bench) -> None:
+    device = alone.device()
+    await device.start()
+    await dies(alone, device.label.qr, Step.STORED)
+    await device.saw("provisioned")
+    rewrite_note(alone, device_class="another")
+    async with companion(alone) as c:
+        with pytest.raises(errors.AlreadyProvisionedError):
+            await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+
+
+async def test_a_token_of_an_earlier_run_that_mode_refused_is_asked_about_once(alone: Bench) -> None:
+    device, steps = alone.device(), list[Step]()
+    await device.start()
+    alone.mode.faults.arm("POST /devices", Fault(error=ErrorAnswer(status=403), count=1))
+    await dies(alone, device.label.qr, Step.REDEEMING)
+    await device.saw("failed")
+    async with companion(alone, report=lambda progress: steps.append(progress.step)) as c:
+        done = await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
+    assert steps.count(Step.ASKING) == 1
+    assert await alone.devices_in_home() == [done.device_id]
+    assert list((alone.path / "notes").iterdir()) == []
+
+
+async def test_a_device_that_was_in_the_home_before_is_no_success_whatever_a_device_says(
+    alone: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    victim = (await alone.client.post("/devices", json={"token": await alone.token()})).raise_for_status().json()["id"]
+    device = alone.device()
+    await device.start()
+    status = Redeemer.status
+
+    def lying(redeemer: Redeemer, re: int) -> object:
+        said = status(redeemer, re)
+        return replace(said, device_id=victim) if isinstance(said, Provisioned) else said
+
+    monkeypatch.setattr(Redeemer, "status", lying)
+    async with companion(alone) as c:
+        with pytest.raises(errors.NotInHomeError, match="before"):
+            await c.provision(device.label.qr, device_class=alone.seed["deviceClass"], tag="mine")
+    key = alone.seed["userKey"]
+    assert (await alone.ask_mode("GET", f"/devices/{victim}", key)).json().get("tag") != "mine"
 
 
 async def test_the_token_of_another_device_is_left_to_whoever_hands_it_over(alone: Bench) -> None:
