@@ -72,7 +72,7 @@ def _no_leftovers() -> None:
     """The companion does not look what an earlier run of its may have left in the home."""
     provisioning = importlib.import_module("bletoken_central.onboarding")._Provisioning
 
-    async def look_away(self: Any, ask_device: object) -> None:
+    async def look_away(*_: object) -> None:
         pass
 
     provisioning.look_at_leftovers = look_away
