@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from bletoken.mode.models import Device
     from bletoken.protocol.setup_code import SetupCode
     from bletoken_central.handoff import Limits, Progress
-    from bletoken_central.onboarding import Choose, Companion, Onboarded
+    from bletoken_central.onboarding import Companion
+    from bletoken_central.provisioning import Choose, Onboarded
 
 _LONGEST_ID = 20
 """Digits of 2^64 - 1."""

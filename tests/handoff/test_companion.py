@@ -22,7 +22,8 @@ from bletoken.protocol.wire import CoarseState, Failed, FailureCode, Idle, Provi
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
 from bletoken_central.handoff import Limits, Progress, Step, Token
 from bletoken_central.link import Link
-from bletoken_central.onboarding import Companion, Onboarded
+from bletoken_central.onboarding import Companion
+from bletoken_central.provisioning import Onboarded
 from bletoken_central.recovery import Note, Notes
 from bletoken_peripheral.redeemer import Redeemer
 

@@ -60,7 +60,7 @@ def _sent_again() -> None:
 
 def _no_recovery() -> None:
     """The companion asks for another token without looking what came of the last one."""
-    provisioning = importlib.import_module("bletoken_central.onboarding")._Provisioning
+    provisioning = importlib.import_module("bletoken_central.provisioning").Provisioning
 
     async def leave_it(self: Any, choose: object) -> None:
         pass
@@ -70,7 +70,7 @@ def _no_recovery() -> None:
 
 def _no_leftovers() -> None:
     """The companion does not look what an earlier run of its may have left in the home."""
-    provisioning = importlib.import_module("bletoken_central.onboarding")._Provisioning
+    provisioning = importlib.import_module("bletoken_central.provisioning").Provisioning
 
     async def look_away(*_: object) -> None:
         pass
@@ -80,7 +80,7 @@ def _no_leftovers() -> None:
 
 def _no_patience() -> None:
     """The companion asks MODE for nothing twice."""
-    importlib.import_module("bletoken_central.onboarding")._PAUSES_S = ()
+    importlib.import_module("bletoken_central.provisioning")._PAUSES_S = ()
 
 
 def _no_forgetting() -> None:

@@ -26,7 +26,8 @@ from torture.workers import HANG_S, Case, Workers
 
 from bletoken.errors import DeviceCloudError, OutcomeUnknownError, TokenRefusedError
 from bletoken.sim.cloud.faults import ErrorAnswer, Fault
-from bletoken_central.onboarding import Companion, Onboarded
+from bletoken_central.onboarding import Companion
+from bletoken_central.provisioning import Onboarded
 from bletoken_peripheral.store import CONTROL_SOCKET
 
 NAME = "soak"
