@@ -33,6 +33,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_RIG] = Rig.of({name: config.getoption(name) for name in OPTIONS})
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 def pytest_report_header() -> str:
     libraries = [f"{name} {version(name)}" for name in ("bless", "bleak", "bumble")]
     bluez = [f"BlueZ {stack.version()}"] if not stack.missing() else []

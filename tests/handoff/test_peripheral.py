@@ -457,6 +457,7 @@ async def stays_stopped(bench: Bench, device: Device) -> None:
     assert device.folder.read_failures() == STOP_AT
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", [0])
 async def test_twenty_wrong_pins_stop_the_pin_whenever_it_is_killed_and_nothing_but_an_unlock_helps(
     tmp_path: Path, seed: int

@@ -116,6 +116,7 @@ async def test_a_note_that_is_not_synced_is_missed_when_the_power_goes(tmp_path:
     assert Result.LOST in await _found("power", tmp_path, "fsync-file", "removing companion cut after rename 2 of")
 
 
+@pytest.mark.long
 @needs_strace
 @pytest.mark.usefixtures("machine")
 async def test_one_fsync_less_is_noticed_when_a_real_machine_is_cut(tmp_path: Path) -> None:
