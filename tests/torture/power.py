@@ -318,9 +318,7 @@ async def _cut_the_machine(plan: Plan, cuts: list[MachineCut]) -> AsyncIterator[
         ports = [int(url.rpartition(":")[2]) for url in (bench.mode.url, bench.device_radio)]
         made = emulated.Machine(folder, [device.path for device in bench.devices], program, ports)
         async with made.cut_at_the_end() as machine:
-            await machine.boot(cold.path.name)
-            if refusal := await machine.refusal(cold.path.name):
-                raise NotPossibleError(f"the machine does not come up: {refusal}")
+            await _switch_on(machine, cold)
             takes_s = 0.0
             if any(cut.share for cut in cuts):
                 # The first takes longer than any other: half of what it loads is not in the machine's memory yet.
@@ -332,7 +330,14 @@ async def _cut_the_machine(plan: Plan, cuts: list[MachineCut]) -> AsyncIterator[
                 yield trial
                 if trial.result is not Result.SURVIVED:
                     await machine.cut()
-                    await machine.boot(cold.path.name)
+                    await _switch_on(machine, cold)
+
+
+async def _switch_on(machine: emulated.Machine, device: Device) -> None:
+    """Boot it, and wait: it does not hear what it is told before."""
+    await machine.boot(device.path.name)
+    if refusal := await machine.refusal(device.path.name):
+        raise NotPossibleError(f"the machine does not come up: {refusal}")
 
 
 async def _run(machine: emulated.Machine, device: Device) -> None:
