@@ -223,6 +223,7 @@ class Companion:
 
         Where the device says that it got no usable answer from MODE, the device that may have come into the home
         without a holder of its key is removed, if there is no doubt which it is, and all is done once more.
+        Where an earlier run ended without having heard what became of its token, the device is asked for that first.
 
         Args:
             code: The device's setup code.

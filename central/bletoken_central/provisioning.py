@@ -145,7 +145,7 @@ class Provisioning:
     ) -> tuple[Status, Note | None]:
         """The device's status, and which of these notes it is about, once the device is at work on none of them."""
         try:
-            async with asyncio.timeout(patience_s):
+            async with asyncio.timeout(patience_s) as scope:
                 while True:
                     status = await ask_device()
                     about = unheard.get(status.token_ref.hex()) if status.token_ref else None
@@ -154,6 +154,8 @@ class Provisioning:
                     self._watch.report(Progress(Step.WAITING, "an earlier run's token"))
                     await asyncio.sleep(_AT_WORK_PAUSE_S)
         except TimeoutError:
+            if not scope.expired():
+                raise
             raise HandoffTimeoutError("the device is still at work on the token of an earlier run; try later") from None
 
     async def _is_settled(self, note: Note) -> bool:

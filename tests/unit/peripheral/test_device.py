@@ -117,6 +117,22 @@ async def test_the_folder_is_held_inside_and_let_go_outside(config: Config) -> N
         pass
 
 
+async def cancelled_twice(config: Config, ending: asyncio.Event) -> "asyncio.Task[None]":
+    """A program with a device in it that is told to end once more while its onboarding is ending."""
+
+    async def work() -> None:
+        async with Device(config):
+            await asyncio.Event().wait()
+
+    working = asyncio.create_task(work())
+    await asyncio.sleep(0.01)
+    working.cancel()
+    await ending.wait()
+    working.cancel()
+    await asyncio.sleep(0.01)
+    return working
+
+
 async def test_whoever_cancels_twice_still_waits_for_the_end_and_holds_the_folder_until_then(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -129,17 +145,8 @@ async def test_whoever_cancels_twice_still_waits_for_the_end_and_holds_the_folde
             asked.set()
             await answered.wait()
 
-    async def work() -> None:
-        async with Device(config):
-            await asyncio.Event().wait()
-
     monkeypatch.setattr(FakeOnboarding, "run", finish_a_request)
-    working = asyncio.create_task(work())
-    await asyncio.sleep(0.01)
-    working.cancel()
-    await asked.wait()
-    working.cancel()
-    await asyncio.sleep(0.01)
+    working = await cancelled_twice(config, asked)
     with pytest.raises(StorageError), StateFolder(config.state).lock():
         pass
     answered.set()
@@ -165,17 +172,8 @@ async def test_why_the_onboarding_ended_is_not_lost_on_whoever_cancels_twice(
             await answered.wait()
             raise StorageError("the disk is full")
 
-    async def work() -> None:
-        async with Device(config):
-            await asyncio.Event().wait()
-
     monkeypatch.setattr(FakeOnboarding, "run", fail_to_write)
-    working = asyncio.create_task(work())
-    await asyncio.sleep(0.01)
-    working.cancel()
-    await asked.wait()
-    working.cancel()
-    await asyncio.sleep(0.01)
+    working = await cancelled_twice(config, asked)
     answered.set()
     with pytest.raises(asyncio.CancelledError) as cancelled:
         await working
