@@ -72,10 +72,16 @@ class Operations:
         return task.result()
 
     def abandon(self) -> None:
-        """End everything that is under way, for good."""
+        """End everything that is under way, for good.
+
+        HACK: until Python 3.11 `asyncio.wait_for`, in which Bumble awaits every answer, swallows a cancellation that
+        comes in the same turn of the loop as the answer; what was to end would go on, and wait for 30 s.
+        """
         self._is_over = True
         for task in self._tasks:
             task.cancel()
+        if self._tasks:
+            asyncio.get_running_loop().call_soon(self.abandon)
 
     async def drained(self) -> None:
         """Wait until nothing is under way."""
