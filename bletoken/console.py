@@ -8,10 +8,12 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable
-from typing import Final, TextIO
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, TextIO, TypeVar
 
 from bletoken.errors import BletokenError, UsageError
+
+_T = TypeVar("_T")
 
 
 class UnexpectedError(BletokenError):
@@ -186,6 +188,43 @@ def error_object(error: BletokenError) -> dict[str, object]:
         "advice": error.advice,
         "exit_code": error.exit_code,
     }
+
+
+def run(work: Coroutine[Any, Any, _T]) -> _T:
+    """Do the work of a command in an event loop, which Ctrl-C cancels.
+
+    HACK: `asyncio.run` is not enough, as of Python 3.11. The kernel may give a signal to any thread, and at any moment;
+    nothing wakes a loop for which it came in another thread, or just before it went to sleep. Its own handlers do.
+
+    Raises:
+        KeyboardInterrupt: It was cancelled so.
+    """
+    interrupted = False
+
+    async def until_interrupted() -> _T:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        assert task is not None
+
+        def interrupt() -> None:
+            nonlocal interrupted
+            interrupted = True
+            task.cancel()
+
+        # On Windows Ctrl-C wakes the loop by itself, and there are no such handlers.
+        with contextlib.suppress(NotImplementedError):
+            loop.add_signal_handler(signal.SIGINT, interrupt)
+        try:
+            return await work
+        finally:
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(signal.SIGINT)
+
+    try:
+        return asyncio.run(until_interrupted())
+    except asyncio.CancelledError:
+        if interrupted:
+            raise KeyboardInterrupt from None
+        raise
 
 
 async def until_signalled(work: Awaitable[None]) -> None:

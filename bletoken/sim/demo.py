@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         DemoFailedError: Something did not happen.
     """
-    return asyncio.run(_run(args))
+    return console.run(_run(args))
 
 
 async def _run(args: argparse.Namespace) -> int:

@@ -4,7 +4,6 @@ Libraries are imported by the command that needs them.
 """
 
 import argparse
-import asyncio
 import os
 import sys
 from contextlib import AbstractContextManager, ExitStack, aclosing, nullcontext
@@ -148,7 +147,7 @@ def _scan(arguments: argparse.Namespace) -> int:
                     console.say(f"{found.address}  {found.name}  {found.rssi:4} dBm  {state}")
         return count
 
-    count = asyncio.run(scan())
+    count = console.run(scan())
     if arguments.json:
         console.say_json({"ok": True, "devices": count})
     elif count == 0:
@@ -184,7 +183,7 @@ def _info(arguments: argparse.Namespace) -> int:
         _tell(arguments, content)
         return 0
 
-    return asyncio.run(info())
+    return console.run(info())
 
 
 def _identify(arguments: argparse.Namespace) -> int:
@@ -198,7 +197,7 @@ def _identify(arguments: argparse.Namespace) -> int:
         _tell(arguments, {"ok": True}, "The device shows itself now.")
         return 0
 
-    return asyncio.run(identify())
+    return console.run(identify())
 
 
 def _login(arguments: argparse.Namespace) -> int:
@@ -223,7 +222,7 @@ def _login(arguments: argparse.Namespace) -> int:
         _tell(arguments, {"ok": True, "user_id": session.user_id}, f"Signed in to MODE as user {session.user_id}.")
         return 0
 
-    return asyncio.run(login())
+    return console.run(login())
 
 
 def _logout(arguments: argparse.Namespace) -> int:
@@ -262,7 +261,7 @@ def _push(arguments: argparse.Namespace) -> int:
             console.say(f"Done: the device is provisioned as {pushed.device_id}.")
         return 0
 
-    return asyncio.run(push())
+    return console.run(push())
 
 
 def _signed_in(
@@ -298,7 +297,7 @@ def _provision(arguments: argparse.Namespace) -> int:
         _tell_onboarded(arguments, onboarded)
         return 0
 
-    return asyncio.run(provision())
+    return console.run(provision())
 
 
 def _claim(arguments: argparse.Namespace) -> int:
@@ -319,7 +318,7 @@ def _claim(arguments: argparse.Namespace) -> int:
         _tell_onboarded(arguments, onboarded)
         return 0
 
-    return asyncio.run(claim())
+    return console.run(claim())
 
 
 def _tell_onboarded(arguments: argparse.Namespace, onboarded: "Onboarded") -> None:

@@ -288,7 +288,7 @@ def _claim(arguments: argparse.Namespace) -> int:
         raise UsageError("--off and --wait do not go together")
     if credentials.mode_url not in ("", config.mode_url):
         raise UsageError(f"the key is one of {credentials.mode_url}, but mode_url is {config.mode_url}")
-    return asyncio.run(_claim_with_mode(arguments, config, folder, credentials))
+    return console.run(_claim_with_mode(arguments, config, folder, credentials))
 
 
 async def _claim_with_mode(
@@ -385,7 +385,7 @@ def _identify(arguments: argparse.Namespace) -> int:
     config, _ = _open(arguments)
     if not config.identify_command:
         raise UsageError(f"the configuration {arguments.config} has no identify_command")
-    asyncio.run(identification.run(config.identify_command))
+    console.run(identification.run(config.identify_command))
     if arguments.json:
         console.say_json({"ok": True})
     else:

@@ -12,12 +12,24 @@ import pytest
 pty = pytest.importorskip("pty", reason="this platform has no terminals that a program can hold the other end of")
 
 ASK = """
-import asyncio, sys
+import sys
 from bletoken import console
 def ask():
-    print(repr(asyncio.run(console.answer("Which? "))), flush=True)
+    print(repr(console.run(console.answer("Which? "))), flush=True)
     return 0
 sys.exit(console.run_command(ask, as_json=False))
+"""
+
+INTERRUPTED_ELSEWHERE = """
+import asyncio, signal, sys, threading, time
+from bletoken import console
+def interrupt():
+    time.sleep(0.5)  # By now the event loop sleeps.
+    signal.pthread_kill(threading.get_ident(), signal.SIGINT)
+async def wait():
+    threading.Thread(target=interrupt).start()
+    await asyncio.Event().wait()
+sys.exit(console.run_command(lambda: console.run(wait()), as_json=False))
 """
 
 
@@ -73,3 +85,8 @@ def test_a_terminal_that_goes_away_is_the_end_of_input() -> None:
 def test_ctrl_c_at_the_question_ends_it_at_once(asked: Asked) -> None:
     asked.process.send_signal(signal.SIGINT)
     assert asked.process.wait(30) == 130
+
+
+def test_ctrl_c_that_the_kernel_gives_to_another_thread_wakes_the_event_loop() -> None:
+    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_ELSEWHERE], capture_output=True, timeout=30, check=False)
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
