@@ -210,9 +210,10 @@ def run(work: Coroutine[Any, Any, _T]) -> _T:
             interrupted = True
             task.cancel()
 
-        # On Windows Ctrl-C wakes the loop by itself, and there are no such handlers.
+        # A shell's background job ignores Ctrl-C. On Windows it wakes the loop by itself, without such handlers.
         with contextlib.suppress(NotImplementedError):
-            loop.add_signal_handler(signal.SIGINT, interrupt)
+            if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+                loop.add_signal_handler(signal.SIGINT, interrupt)
         try:
             return await work
         finally:

@@ -33,12 +33,23 @@ sys.exit(console.run_command(lambda: console.run(wait()), as_json=False))
 """
 
 
+def _heed_ctrl_c() -> None:
+    # Whoever starts the tests in the background has Ctrl-C ignored, and every program would inherit that.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def _ignore_ctrl_c() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class Asked:
     """A program that asks, at a terminal whose other end is here."""
 
     def __init__(self) -> None:
         self.terminal, theirs = pty.openpty()
-        self.process = subprocess.Popen([sys.executable, "-c", ASK], stdin=theirs, stdout=theirs)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", ASK], stdin=theirs, stdout=theirs, preexec_fn=_heed_ctrl_c
+        )
         os.close(theirs)
         assert os.read(self.terminal, 100) == b"Which? "
 
@@ -88,5 +99,13 @@ def test_ctrl_c_at_the_question_ends_it_at_once(asked: Asked) -> None:
 
 
 def test_ctrl_c_that_the_kernel_gives_to_another_thread_wakes_the_event_loop() -> None:
-    ended = subprocess.run([sys.executable, "-c", INTERRUPTED_ELSEWHERE], capture_output=True, timeout=30, check=False)
+    command = [sys.executable, "-c", INTERRUPTED_ELSEWHERE]
+    ended = subprocess.run(command, capture_output=True, timeout=30, check=False, preexec_fn=_heed_ctrl_c)
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, b"", b"")
+
+
+def test_a_job_in_the_background_which_the_shell_has_ignore_ctrl_c_goes_on() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_ELSEWHERE.replace("asyncio.Event().wait()", "asyncio.sleep(1)")]
+    ended = subprocess.run(command, capture_output=True, timeout=30, check=False, preexec_fn=_ignore_ctrl_c)
+    assert (ended.stdout, ended.stderr) == (b"", b"")
+    assert ended.returncode == 0
