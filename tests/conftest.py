@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 from bluez import stack
 from hil.rig import OPTIONS, Rig, add_options
+from hypothesis import settings
+
+# How long an example takes says something about the machine only.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 _RIG = pytest.StashKey[Rig | None]()
 _RECORDS = pytest.StashKey[Path]()

@@ -93,8 +93,17 @@ async def ask(bench: Bench, code: SetupCode, request: Request) -> Status | Clear
         return await companion.ask(request)
 
 
-async def names_on_air(bench: Bench, seconds: float = 0.5) -> set[str]:
-    """The names of all bletoken devices that are heard for a while."""
+async def name_on_air(bench: Bench) -> str:
+    """The name of the first bletoken device that is heard."""
     scanner, _ = backends(bench.hub.radio)
-    found = await BleakScanner.discover(seconds, return_adv=True, service_uuids=[SERVICE_UUID], backend=scanner)
-    return {advert.local_name or "" for _, advert in found.values()}
+    async with asyncio.timeout(WAIT_S), BleakScanner(service_uuids=[SERVICE_UUID], backend=scanner) as scan:
+        async for _, advert in scan.advertisement_data():
+            if advert.local_name:
+                return advert.local_name
+    raise AssertionError("the scan ended by itself")
+
+
+async def is_anything_on_air(bench: Bench, seconds: float = 0.5) -> bool:
+    """Whether any bletoken device is heard for a while."""
+    scanner, _ = backends(bench.hub.radio)
+    return bool(await BleakScanner.discover(seconds, service_uuids=[SERVICE_UUID], backend=scanner))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import logging
 import os
+import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -25,10 +26,17 @@ def forms(secret: str | bytes) -> Iterator[bytes]:
     yield raw.hex().encode()
     yield raw.hex().upper().encode()
     for shift in range(3):
-        encoded = base64.b64encode(bytes(shift) + raw)
         # What the neighbours shape is left out at both ends.
-        yield encoded[4:-4]
-        yield encoded[4:-4].replace(b"+", b"-").replace(b"/", b"_")
+        encoded = base64.b64encode(bytes(shift) + raw)[-(-8 * shift // 6) : 8 * (shift + len(raw)) // 6]
+        yield encoded
+        yield encoded.replace(b"+", b"-").replace(b"/", b"_")
+
+
+def is_in(form: bytes, content: bytes) -> bool:
+    if form.isdigit() and len(form) < 10:
+        # So few digits turn up by chance in the middle of other numbers.
+        return bool(re.search(rb"(?<!\d)%b(?!\d)" % form, content))
+    return form in content
 
 
 @dataclass
@@ -44,7 +52,7 @@ class Canary:
         for name, secret in self.secrets.items():
             for form in forms(secret):
                 for where, content in self.seen.items():
-                    assert form not in content, f"the {name} is in {where}"
+                    assert not is_in(form, content), f"the {name} is in {where}"
 
 
 def code_secrets(device: Device) -> dict[str, str | bytes]:

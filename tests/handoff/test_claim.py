@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from handoff.bench import Bench, Device, command, until
 from handoff.conftest import Clock
-from handoff.raw_companion import RawCompanion, ask, connected, names_on_air
+from handoff.raw_companion import RawCompanion, ask, connected, name_on_air
 
 from bletoken.mode.device_api import DeviceApi
 from bletoken.protocol.wire import (
@@ -347,13 +347,12 @@ async def test_a_device_taken_out_of_its_home_can_be_claimed_again_once_its_wind
 async def test_the_advert_says_that_a_device_can_be_claimed_and_then_that_it_is_provisioned(bench: Bench) -> None:
     device = await bench.pre_provisioned()
     await device.start()
-    [name] = await names_on_air(bench)
+    name = await name_on_air(bench)
     assert name.startswith("bletoken-1c-")
     assert (await bench.claim(device.label.qr)).exit_code == 0
     await device.saw("provisioned")
-    names: set[str] = set()
-    while not any(name.startswith("bletoken-1p-") for name in names):
-        names = await names_on_air(bench)
+    while not name.startswith("bletoken-1p-"):
+        name = await name_on_air(bench)
 
 
 # Time ---------------------------------------------------------------------------------------------------------------

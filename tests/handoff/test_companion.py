@@ -111,7 +111,7 @@ async def test_an_outcome_that_was_not_told_authentically_removes_nothing(alone:
     alone.mode.faults.arm("POST /devices", Fault(hold="after"))
 
     async def provision() -> Onboarded:
-        async with companion(alone, limits=Limits(total_s=3)) as c:
+        async with companion(alone, limits=Limits(total_s=6)) as c:
             return await c.provision(device.label.qr, device_class=alone.seed["deviceClass"])
 
     with pytest.raises(errors.HandoffTimeoutError):

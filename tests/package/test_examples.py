@@ -132,8 +132,11 @@ class LocalMode:
 
     async def start(self) -> None:
         words = [*command_of("bletoken.sim"), "cloud", "--json", "--db", str(self._db), "--port", str(self._port)]
-        self._process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
-        await next_line(self._process, "{")
+        said = ""
+        async with asyncio.timeout(30):
+            while "listening" not in said:  # While it is away another program may have its port.
+                self._process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+                said = await next_line(self._process, "{")
 
     async def kill(self) -> None:
         if self._process is not None:

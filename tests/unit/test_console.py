@@ -1,5 +1,6 @@
 """What a person is asked at a terminal, by a program of its own."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,7 +55,11 @@ class Asked:
         assert os.read(self.terminal, 100) == b"Which? "
 
     def said(self) -> str:
-        return os.read(self.terminal, 100).decode("utf-8", "replace").splitlines()[-1]
+        said = b""
+        with contextlib.suppress(OSError):  # Nobody holds the other end any more.
+            while more := os.read(self.terminal, 100):
+                said += more
+        return said.decode("utf-8", "replace").splitlines()[-1]
 
 
 @pytest.fixture

@@ -498,13 +498,14 @@ async def test_an_address_in_any_case_is_found(air: Air) -> None:
 
 
 async def test_a_device_that_went_away_times_out_and_may_come_back(air: Air) -> None:
-    client = await air.client(timeout=0.2)
+    device = await air.find()
+    _, backend = backends(air.spec)
     await air.server.set_advertising(False)
     with pytest.raises(TimeoutError):
-        await client.connect()
+        await BleakClient(device, backend=backend, timeout=0.2).connect()
     await air.server.set_advertising(True)
-    await client.connect()
-    await client.disconnect()
+    async with BleakClient(device, backend=backend) as client:
+        assert client.is_connected
 
 
 async def test_connecting_may_be_cancelled_at_any_moment(air: Air) -> None:

@@ -250,7 +250,7 @@ def check(world: World, asked: str, answer: httpx.Response, *, caller: str) -> N
 
 
 @pytest.mark.parametrize("endpoint", HTTP_ENDPOINTS)
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 async def test_an_endpoint_never_answers_what_it_is_not_said_to(
     world: World, endpoint: str, data: st.DataObject
@@ -280,7 +280,7 @@ async def test_an_endpoint_never_answers_what_it_is_not_said_to(
 
 
 @pytest.mark.parametrize("endpoint", SOCKETS)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 async def test_a_socket_opens_or_says_why_not(world: World, endpoint: str, data: st.DataObject) -> None:
     scene = Scene.of(world.server.store, on_demand=True)
@@ -304,7 +304,7 @@ async def test_a_socket_opens_or_says_why_not(world: World, endpoint: str, data:
     assert (status, reason) in DOCUMENTED[request.endpoint]
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "BREW"]),
     url=st.sampled_from([*sorted({name.partition(" ")[2] for name in DOCUMENTED} - {""}), "//", "/..", "/%2e%2e/auth"])

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -130,17 +132,16 @@ except Exception as error:
 
 
 @pytest.fixture
-def handed_over(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def handed_over() -> Iterator[Path]:
     """As systemd hands a credential to a service whose user is not root: where it can be reached, and root's."""
-    folder = tmp_path_factory.mktemp("credentials")
-    for each in (folder, *folder.parents):
-        if each.name.startswith(("credentials", "pytest", "popen")):
-            each.chmod(0o755)
-    path = folder / "bletoken"
-    path.write_bytes(records.encode(CREDENTIALS.content()))
-    os.chown(path, 0, NOBODY)
-    path.chmod(0o440)
-    return path
+    # Not pytest's folder, which every run of pytest closes to others.
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        path = Path(folder) / "bletoken"
+        path.write_bytes(records.encode(CREDENTIALS.content()))
+        os.chown(path, 0, NOBODY)
+        path.chmod(0o440)
+        yield path
 
 
 @as_root

@@ -309,7 +309,7 @@ async def test_a_peer_that_is_there_is_left_alone(time: Time) -> None:
         writer.write(bytes([0x81, len(text)]) + text)
         await reader.read()
 
-    async with serve(talk) as server, connection(server.url, time, ping_s=0.1) as device:
+    async with serve(talk) as server, connection(server.url, time, ping_s=0.5) as device:
         assert (await anext(device.commands())).action == "a3"
     assert (server.connections, time.pauses) == (1, [])
 

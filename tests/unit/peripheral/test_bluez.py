@@ -1,7 +1,6 @@
 """The device's GATT server on a BlueZ that is a fake, with bless as it is."""
 
 import asyncio
-import contextlib
 import gc
 import logging
 import secrets
@@ -158,12 +157,15 @@ async def test_an_advert_that_bluez_drops_again_and_again_ends_the_radio(
     bluez: FakeBlueZ, server: GattServer, companions: Companions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bluez_module, "_FIRST_PAUSE_S", 0.001)
-    with contextlib.suppress(TimeoutError):
-        while "lost" not in companions.told:
-            async with asyncio.timeout(0.5):
-                await bluez.until(lambda: bluez.adverts)
+    lost = asyncio.create_task(companions.hear("lost"))
+    while not lost.done():
+        again = asyncio.create_task(bluez.until(lambda: bluez.adverts))
+        await asyncio.wait({lost, again}, return_when=asyncio.FIRST_COMPLETED)
+        if not again.done():
+            again.cancel()
+        elif bluez.adverts:
             await bluez.release(next(iter(bluez.adverts)))
-    await companions.hear("lost")
+    await lost
     assert bluez.calls.count("RegisterAdvertisement") < 10
 
 

@@ -44,7 +44,7 @@ async def test_no_shell_reads_the_arguments(tmp_path: Path) -> None:
 async def test_a_command_that_hangs_is_killed_with_its_children(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(identification, "LONGEST_S", 0.5)
+    monkeypatch.setattr(identification, "LONGEST_S", 2)
     script = f"trap '' TERM INT HUP; sleep 600 & echo $! $$ > {tmp_path}/pids; wait; sleep 600"
     with pytest.raises(IdentifyError, match="was killed"):
         await identification.run(["sh", "-c", script])

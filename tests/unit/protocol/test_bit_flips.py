@@ -91,7 +91,7 @@ def test_no_bit_of_the_offer_can_be_changed_unnoticed() -> None:
 
 
 @given(st.integers(0, HELLO_BITS - 1))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_bit_of_the_offer_can_be_changed_unnoticed_with_a_pin_either(bit: int) -> None:
     after_flip_in_hello(PIN, bit)
 
@@ -102,7 +102,7 @@ def test_no_bit_of_the_first_messages_frames_can_be_changed_unnoticed() -> None:
 
 
 @given(st.sampled_from(bits(FIRST_PIECES)))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_bit_of_the_first_messages_frames_can_be_changed_unnoticed_with_a_pin_either(flip: tuple[int, int]) -> None:
     after_flip_in_first_message(PIN, flip)
 
@@ -186,7 +186,7 @@ def test_no_octet_of_a_status_can_be_changed_unnoticed_in_any_way(code: SetupCod
 
 
 @given(st.integers(1, 508), st.data())
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_a_status_cut_short_or_drawn_out_is_none(length: int, data: st.DataObject) -> None:
     device = Device()
     mine, asked = open_session(device)

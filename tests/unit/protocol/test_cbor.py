@@ -45,7 +45,7 @@ def refused(octets: bytes) -> None:
 
 
 @given(samples)
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_a_message_reads_back(sample: Sample) -> None:
     octets = cbor.encode(sample)
     assert cbor.decode(octets, Sample) == sample
@@ -377,7 +377,7 @@ plain = st.recursive(
 
 
 @given(st.dictionaries(st.integers(0, 8), plain, max_size=6), st.booleans())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_cbor_is_a_message_or_refused_and_nothing_else(content: dict[int, Any], canonical: bool) -> None:
     octets = cbor2.dumps(content, canonical=canonical)
     try:
@@ -389,7 +389,7 @@ def test_any_cbor_is_a_message_or_refused_and_nothing_else(content: dict[int, An
 
 @given(st.binary(max_size=80))
 @example(b"\xa1\x01\x05")
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_any_octets_are_a_message_or_refused_and_nothing_else(octets: bytes) -> None:
     for start in (b"", b"\xa1\x01", b"\xa2\x01\x05\x02", b"\xa2\x01\x05\x18\xc8"):
         try:
@@ -399,7 +399,7 @@ def test_any_octets_are_a_message_or_refused_and_nothing_else(octets: bytes) -> 
 
 
 @given(st.integers(0, 30), st.integers(0, 255))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_one_changed_octet_is_a_message_or_refused_and_nothing_else(place: int, octet: int) -> None:
     octets = bytearray(cbor.encode(Sample(5, "text", "word", b"1234", CoarseState.WORKING, (1, 2), {1: b"ab"})))
     octets[place] = octet

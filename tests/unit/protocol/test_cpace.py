@@ -105,7 +105,7 @@ def test_a_share_of_another_size_is_refused(size: int) -> None:
 
 
 @given(st.binary(max_size=200), sids, octets32, octets32)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_both_ends_agree_under_one_code(prs: bytes, sid: bytes, a: bytes, b: bytes) -> None:
     at_a, at_b = agree(prs, prs, sid, a, b)
     assert at_a == at_b
@@ -113,21 +113,21 @@ def test_both_ends_agree_under_one_code(prs: bytes, sid: bytes, a: bytes, b: byt
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), sids, octets32, octets32)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_other_codes_give_other_keys(prs_a: bytes, prs_b: bytes, sid: bytes, a: bytes, b: bytes) -> None:
     at_a, at_b = agree(prs_a, prs_b, sid, a, b)
     assert (at_a == at_b) is (prs_a == prs_b)
 
 
 @given(st.binary(max_size=40), st.binary(max_size=40), sids, octets32, octets32)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_other_channel_identifiers_give_other_keys(ci_a: bytes, ci_b: bytes, sid: bytes, a: bytes, b: bytes) -> None:
     at_a, at_b = agree(b"code", b"code", sid, a, b, ci_a=ci_a, ci_b=ci_b)
     assert (at_a == at_b) is (ci_a == ci_b)
 
 
 @given(sids, sids)
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_other_session_identifiers_give_other_generators(one: bytes, other: bytes) -> None:
     same = cpace.generator(b"code", b"ci", one) == cpace.generator(b"code", b"ci", other)
     assert same is (one == other)
@@ -150,7 +150,7 @@ def test_octets_cannot_move_from_one_part_of_the_transcript_to_the_next() -> Non
 
 
 @given(st.lists(st.binary(max_size=300), max_size=4), st.lists(st.binary(max_size=300), max_size=4))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_joined_octet_strings_are_different_when_the_lists_are(one: list[bytes], other: list[bytes]) -> None:
     assert (cpace.lv_cat(*one) == cpace.lv_cat(*other)) is (one == other)
 
@@ -162,7 +162,7 @@ def test_a_length_above_127_takes_two_octets() -> None:
 
 
 @given(octets32)
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_every_octet_string_maps_onto_the_curve_and_not_onto_its_twist(octets: bytes) -> None:
     p = 2**255 - 19
     u = int.from_bytes(cpace._map_to_curve(octets), "little")

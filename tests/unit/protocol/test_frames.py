@@ -38,7 +38,6 @@ def assert_usable(reassembler: Reassembler, now: float = 0) -> None:
 
 
 @given(messages, sizes)
-@settings(deadline=None)
 def test_any_message_over_any_frame_size_arrives_whole(message: bytes, size: int) -> None:
     pieces = frames.split(message, size)
     assert all(2 <= len(piece) <= size for piece in pieces)
@@ -64,7 +63,7 @@ def test_every_length_arrives_whole_over_the_smallest_frames() -> None:
 
 
 @given(st.lists(st.tuples(messages, sizes), max_size=5))
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 def test_messages_arrive_one_after_the_other(sent: list[tuple[bytes, int]]) -> None:
     pieces = [piece for message, size in sent for piece in frames.split(message, size)]
     assert feed(Reassembler(), pieces) == [message for message, _ in sent]
@@ -249,7 +248,7 @@ def test_reset_forgets_the_message_in_progress() -> None:
 
 
 @given(st.lists(st.tuples(st.binary(max_size=600), st.floats(-1e9, 1e9)), max_size=40))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_garbage_is_a_message_or_refused_and_nothing_else(garbage: list[tuple[bytes, float]]) -> None:
     reassembler = Reassembler()
     for frame, now in garbage:

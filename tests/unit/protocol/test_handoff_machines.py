@@ -110,7 +110,7 @@ def test_a_session_takes_further_requests(code: SetupCode) -> None:
 
 
 @given(messages.requests, st.lists(messages.statuses, max_size=4), st.sampled_from([QR, PIN]), st.integers(20, 508))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_request_and_any_statuses_arrive(
     request: Request, statuses: list[Status], code: SetupCode, frame_size: int
 ) -> None:
@@ -1230,7 +1230,7 @@ def test_a_companion_can_be_asked_for_exactly_what_its_state_allows(call: str, s
 
 
 @given(st.data())
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_message_makes_the_device_raise_or_ask_for_anything(data: st.DataObject) -> None:
     device = Device()
     device.connect()
@@ -1247,7 +1247,7 @@ def test_no_message_makes_the_device_raise_or_ask_for_anything(data: st.DataObje
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20), st.sampled_from([State.START, State.WAITING, State.SECURED]))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_no_frames_make_a_companion_raise_anything_but_remote_protocol_errors(
     garbage: list[bytes], state: State
 ) -> None:
@@ -1259,7 +1259,7 @@ def test_no_frames_make_a_companion_raise_anything_but_remote_protocol_errors(
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_offer_is_read_or_refused_and_the_companion_then_dead(hello: bytes) -> None:
     mine = companion()
     try:

@@ -144,13 +144,11 @@ def test_a_drawn_pin_keeps_its_leading_zeros() -> None:
 
 
 @given(secrets)
-@settings(deadline=None)
 def test_a_qr_text_reads_back(code: QrSecret) -> None:
     assert parse_setup_code(code.text) == code
 
 
 @given(pins)
-@settings(deadline=None)
 def test_a_printed_pin_reads_back(code: Pin) -> None:
     assert parse_setup_code(code.text) == code
 
@@ -237,7 +235,7 @@ hostile_texts = st.one_of(
 
 
 @given(hostile_texts)
-@settings(deadline=None, max_examples=500)
+@settings(max_examples=500)
 def test_any_text_is_a_code_or_refused_and_nothing_else(text: str) -> None:
     try:
         code = parse_setup_code(text)
@@ -321,7 +319,6 @@ def test_a_drawn_label_has_a_pin_only_where_one_is_wanted() -> None:
 
 
 @given(secrets, st.binary(min_size=2, max_size=2), st.sampled_from("rwpuc"))
-@settings(deadline=None)
 def test_a_holder_of_the_qr_secret_knows_its_device_by_name(code: QrSecret, nonce: bytes, state: str) -> None:
     name = AdvertName.parse(str(AdvertName(state, code.advert_tag(nonce))))
     assert name is not None
@@ -330,7 +327,6 @@ def test_a_holder_of_the_qr_secret_knows_its_device_by_name(code: QrSecret, nonc
 
 
 @given(secrets, secrets, st.binary(min_size=2, max_size=2))
-@settings(deadline=None)
 def test_another_devices_name_is_not_taken(one: QrSecret, other: QrSecret, nonce: bytes) -> None:
     assert AdvertName("r", one.advert_tag(nonce)).is_of(other) is (one == other)
 
@@ -362,7 +358,6 @@ def test_an_advert_nonce_has_two_octets(size: int) -> None:
 
 
 @given(st.one_of(st.none(), st.text(), st.from_regex(r"bletoken-1.-.{10}")))
-@settings(deadline=None)
 def test_any_name_off_the_air_is_ours_or_none(name: str | None) -> None:
     parsed = AdvertName.parse(name)
     assert parsed is None or str(parsed) == name

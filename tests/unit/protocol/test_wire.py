@@ -36,7 +36,7 @@ LARGEST_OFFER = Offer(
 
 
 @given(messages.requests)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_any_request_reads_back(request: Request) -> None:
     read = wire.decode_request(wire.encode_request(request))
     assert read == request
@@ -44,7 +44,7 @@ def test_any_request_reads_back(request: Request) -> None:
 
 
 @given(messages.statuses)
-@settings(deadline=None, max_examples=250)
+@settings(max_examples=250)
 def test_any_status_reads_back(status: Status) -> None:
     read = wire.decode_status(wire.encode_status(status))
     assert read == status
@@ -52,19 +52,16 @@ def test_any_status_reads_back(status: Status) -> None:
 
 
 @given(messages.clear_statuses)
-@settings(deadline=None)
 def test_any_clear_status_reads_back(status: ClearStatus) -> None:
     assert ClearStatus.decode(status.encode()) == status
 
 
 @given(messages.offers)
-@settings(deadline=None)
 def test_any_offer_reads_back(offer: Offer) -> None:
     assert Offer.decode(offer.encode()) == offer
 
 
 @given(st.sampled_from(Method), st.binary(min_size=16, max_size=16), messages.shares, st.binary(max_size=40))
-@settings(deadline=None)
 def test_any_first_head_reads_back(method: Method, sid: bytes, share: bytes, box: bytes) -> None:
     head = FirstHead(method, sid, share)
     assert len(head.encode()) == FirstHead.SIZE == 51
@@ -72,7 +69,6 @@ def test_any_first_head_reads_back(method: Method, sid: bytes, share: bytes, box
 
 
 @given(st.binary(min_size=8, max_size=8), messages.u32, st.binary(max_size=40))
-@settings(deadline=None)
 def test_any_sealed_head_reads_back(short_sid: bytes, counter: int, box: bytes) -> None:
     head = SealedHead(short_sid, counter)
     assert len(head.encode()) == SealedHead.SIZE == 13
@@ -110,7 +106,7 @@ def test_the_longest_token_and_its_answer_fit_a_message() -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_octets_parse_or_are_refused_and_nothing_else(octets: bytes) -> None:
     for parse in (wire.decode_request, wire.decode_status, ClearStatus.decode, SealedHead.decode):
         try:
@@ -125,7 +121,7 @@ def test_any_octets_parse_or_are_refused_and_nothing_else(octets: bytes) -> None
 
 
 @given(st.one_of(messages.requests.map(wire.encode_request), messages.statuses.map(wire.encode_status)), st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_a_changed_bit_parses_or_is_refused_and_nothing_else(octets: bytes, data: st.DataObject) -> None:
     changed = bytearray(octets)
     bit = data.draw(st.integers(0, 8 * len(octets) - 1))
