@@ -4,7 +4,6 @@ import asyncio
 import base64
 import logging
 import os
-import re
 import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -32,13 +31,6 @@ def forms(secret: str | bytes) -> Iterator[bytes]:
         yield encoded.replace(b"+", b"-").replace(b"/", b"_")
 
 
-def is_in(form: bytes, content: bytes) -> bool:
-    if form.isdigit() and len(form) < 10:
-        # So few digits turn up by chance in the middle of other numbers.
-        return bool(re.search(rb"(?<!\d)%b(?!\d)" % form, content))
-    return form in content
-
-
 @dataclass
 class Canary:
     """The secrets of one bench, and everything that could give them away."""
@@ -52,7 +44,7 @@ class Canary:
         for name, secret in self.secrets.items():
             for form in forms(secret):
                 for where, content in self.seen.items():
-                    assert not is_in(form, content), f"the {name} is in {where}"
+                    assert form not in content, f"the {name} is in {where}"
 
 
 def code_secrets(device: Device) -> dict[str, str | bytes]:

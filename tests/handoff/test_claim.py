@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from handoff.bench import Bench, Device, command, until
+from handoff.bench import WAIT_S, Bench, Device, command, until
 from handoff.conftest import Clock
 from handoff.raw_companion import RawCompanion, ask, connected, name_on_air
 
@@ -351,8 +351,9 @@ async def test_the_advert_says_that_a_device_can_be_claimed_and_then_that_it_is_
     assert name.startswith("bletoken-1c-")
     assert (await bench.claim(device.label.qr)).exit_code == 0
     await device.saw("provisioned")
-    while not name.startswith("bletoken-1p-"):
-        name = await name_on_air(bench)
+    async with asyncio.timeout(WAIT_S):
+        while not name.startswith("bletoken-1p-"):
+            name = await name_on_air(bench)
 
 
 # Time ---------------------------------------------------------------------------------------------------------------
